@@ -1,0 +1,39 @@
+export { type Injected, Secret, secret } from './config.js'
+export {
+  type Answer,
+  type Configurable,
+  type Context,
+  type Destination,
+  destination,
+  type Guarantees,
+  type MaybePromise,
+  type Operation,
+  type Outcome,
+  type Policy,
+  type Receipt,
+  type Rejection,
+  type Retry,
+  receipt,
+  reject,
+  retry,
+  type Table,
+  type Unknown,
+  unknown,
+} from './destination.js'
+export type { Duration, Rate, Unit } from './duration.js'
+export {
+  AlreadyRunningError,
+  ConfigError,
+  FatalError,
+  RejectedError,
+  RetryableError,
+  SourceError,
+  SpillwayError,
+  StateDamagedError,
+} from './errors.js'
+export { type Http, HttpError, type HttpRequest, NetworkError, TimeoutError } from './http.js'
+export type { Log } from './log.js'
+export type { Outcomes, Progress, Run, RunOptions } from './run.js'
+export { type CursorValue, type Read, type Readable, type RowOf, type Source, source } from './source.js'
+export { type DeadLetter, type Mode, runAll, type Sync, type SyncStatus, sync } from './sync.js'
+export { type AnyRow, type Column, type ColumnType, Instant } from './values.js'

@@ -1,0 +1,762 @@
+import { randomUUID } from 'node:crypto'
+import { redact, resolveConfig } from './config.js'
+import { Cursor, type CursorOptions } from './cursor.js'
+import { Delivery } from './deliver.js'
+import type { Definition, Operation } from './destination.js'
+import { ConfigError, SourceError, SpillwayError } from './errors.js'
+import { createHttp } from './http.js'
+import type { Log } from './log.js'
+import { onAbort, Pace } from './pace.js'
+import { compact, makePlan, planItems, stageItems } from './plan.js'
+import type { SourceDefinition } from './source.js'
+import { PrefixDigest, StageReader, StageWriter } from './stage.js'
+import { openEmbedded } from './state/embedded.js'
+import type { Identity, LedgerBatch, ReadRow, StoredLetter, SyncState } from './state/state.js'
+import type { AnyRow, Column } from './values.js'
+import { messageOf } from './verdict.js'
+
+/** A sync's options, checked and with their defaults filled in. */
+export interface SyncDefinition {
+  readonly name: string
+  readonly source: SourceDefinition
+  readonly destination: Definition
+  readonly mode: 'append' | 'insert' | 'upsert'
+  readonly operation: Operation
+  readonly key: readonly string[] | undefined
+  readonly cursor: CursorOptions | undefined
+  readonly map: ((row: AnyRow) => unknown) | undefined
+  readonly folder: string
+  readonly log: Log
+}
+
+/** Rows by what became of them. The others add up to `rows`. */
+export interface Outcomes {
+  readonly rows: number
+  /** The destination has acknowledged them. */
+  readonly delivered: number
+  /** The destination has them already. */
+  readonly unchanged: number
+  /** Refused, by the destination or because they cannot be made into a record: see the dead letters. */
+  readonly rejected: number
+  /** Not sent, or sent and certainly not applied: the next run sends them. */
+  readonly pending: number
+  /** Sent, and nobody knows whether they were applied. */
+  readonly unknown: number
+  /** A newer row of the same key, or a newer reading of the source, took their place. */
+  readonly superseded: number
+}
+
+/** What a run did. Its own counts are of the rows that it read. */
+export interface Run extends Outcomes {
+  readonly id: string
+  readonly sync: string
+  /** `incomplete`: rows are pending or unknown; `reason` says why. */
+  readonly status: 'done' | 'incomplete'
+  readonly reason: string | undefined
+  /** Rows that earlier runs left open. */
+  readonly resumed: Outcomes
+  /** Rows sent again although an earlier attempt may have been applied: they may be there twice. */
+  readonly resent: number
+  readonly startedAt: Date
+  /** Milliseconds. */
+  readonly duration: number
+}
+
+/** How far a run is. */
+export interface Progress {
+  readonly sync: string
+  readonly staged: number
+  readonly delivered: number
+  readonly rejected: number
+  readonly pending: number
+  /** How many rows there are, once the source has been read to its end. */
+  readonly total: number | undefined
+}
+
+export interface RunOptions {
+  /** Stops the run at a batch boundary: calls under way end, what is left stays pending. */
+  signal?: AbortSignal | undefined
+  /**
+   * When the run must be over, as in a serverless function. No call begins in the last tenth of the time (at most 5 s);
+   * calls still under way at the deadline are cut off, and their outcome is unknown.
+   */
+  deadline?: Date | undefined
+  /** Called now and then, at most ten times a second. */
+  onProgress?: ((progress: Progress) => void) | undefined
+  /** Takes refusals as they are even when the destination has refused every row so far. @default false */
+  allowRejections?: boolean | undefined
+  /**
+   * What to do when an earlier reading of a source without cursor broke off and the source does not begin as it did then:
+   * read all of it as new, or take what was read for all there is. @default the run stops and asks
+   */
+  brokenOff?: 'from-start' | 'done' | undefined
+}
+
+/** Which dead letters to send again. */
+export type Where = (letter: StoredLetter) => boolean
+
+/** Carries out one run. Rejects when it failed; what was delivered until then is recorded. */
+export async function runSync(definition: SyncDefinition, options: RunOptions, redrive?: Where): Promise<Run> {
+  const { name, destination, folder } = definition
+  const startedAt = Date.now()
+  const id = randomUUID()
+  const config =
+    destination.config &&
+    (await resolveConfig({ name: destination.name, schema: destination.config, given: destination.given, folder }))
+  const state = await openEmbedded(folder)
+  try {
+    const letters: StoredLetter[] = []
+    if (redrive) for await (const letter of state.deadLetters(name)) if (redrive(letter)) letters.push(letter)
+    const sync = await state.open(name, identityOf(definition, config))
+    const limits = limitsOf(options)
+    try {
+      await sync.beginRun(id)
+      const run = new Running(definition, options, sync, id, config, limits)
+      try {
+        const { status, reason, ...counts } = await run.go(redrive && letters)
+        await sync.endRun(id, status, { ...counts, reason })
+        return {
+          id,
+          sync: name,
+          status,
+          reason,
+          ...counts,
+          startedAt: new Date(startedAt),
+          duration: Date.now() - startedAt,
+        }
+      } catch (error) {
+        // the error that ended the run is the one to tell; where the state itself failed, its end cannot be written either
+        await Promise.resolve()
+          .then(() => sync.endRun(id, 'failed', { ...run.counts(), reason: redact(messageOf(error)) }))
+          .catch(() => {})
+        throw error
+      }
+    } finally {
+      limits.release()
+      await sync.close()
+    }
+  } finally {
+    await state.close()
+  }
+}
+
+/** What a snapshot and a ledger belong to. */
+function identityOf({ mode, key, destination }: SyncDefinition, config: unknown): Identity {
+  const target = JSON.stringify(destination.target(config)) ?? ''
+  return {
+    mode,
+    key: key?.join(', ') ?? 'none',
+    match: destination.match?.join(', ') ?? 'the key',
+    destination: target === '' || target === '{}' ? destination.name : `${destination.name} ${target}`,
+  }
+}
+
+interface Limits {
+  readonly stop: AbortSignal
+  readonly cut: AbortSignal
+  release(): void
+}
+
+function limitsOf({ signal, deadline }: RunOptions): Limits {
+  const stop = new AbortController()
+  const cut = new AbortController()
+  const release: (() => void)[] = []
+  const stopWith = (reason: string): void => stop.abort(new Error(reason))
+  if (signal?.aborted) stopWith('stopped by its signal')
+  else if (signal) release.push(onAbort(signal, () => stopWith('stopped by its signal')))
+  if (deadline) {
+    const left = deadline.getTime() - Date.now()
+    const reserve = Math.min(left / 10, 5_000)
+    const timers = [
+      setTimeout(() => stopWith('its deadline came near'), Math.max(0, left - reserve)),
+      setTimeout(() => cut.abort(new Error('the run had to end at its deadline')), Math.max(0, left)),
+    ]
+    release.push(...timers.map((timer) => () => clearTimeout(timer)))
+  }
+  return {
+    stop: stop.signal,
+    cut: cut.signal,
+    release() {
+      for (const undo of release) undo()
+    },
+  }
+}
+
+type Counted = Outcomes & Pick<Run, 'status' | 'reason' | 'resumed' | 'resent'>
+
+class Running {
+  readonly #definition: SyncDefinition
+  readonly #options: RunOptions
+  readonly #state: SyncState
+  readonly #limits: Limits
+  readonly #delivery: Delivery
+  /** Whether a read shows the whole source. */
+  readonly #complete: boolean
+  /** The first ordinal that this run stages. */
+  readonly #freshFrom: number
+  /** The oldest ordinal that an earlier run has left. */
+  readonly #oldest: number
+  /** What the ledger said when the run began, and what it says after the old plan's leftovers were dealt with. */
+  readonly #before: Tally
+  #after: Tally | undefined
+  /** Rows that an earlier run staged and never planned. */
+  readonly #unplanned: number
+  #planned: 'complete' | 'partial' | undefined
+  #columns: readonly Column[] = []
+  /** The source has been read to its end; or at least, nothing more comes. */
+  #readWhole = false
+  #readOver = false
+  /** What a person must decide before the run can go on. */
+  #question: string | undefined
+  #wake: (() => void)[] = []
+
+  constructor(
+    definition: SyncDefinition,
+    options: RunOptions,
+    state: SyncState,
+    id: string,
+    config: unknown,
+    limits: Limits,
+  ) {
+    this.#definition = definition
+    this.#options = options
+    this.#state = state
+    this.#limits = limits
+    this.#complete = definition.source.repeatable && !definition.cursor
+    this.#freshFrom = state.nextOrdinal
+    this.#oldest = state.reads[0]?.first ?? state.nextOrdinal
+    const { plan, reads } = state
+    if (definition.mode === 'append') {
+      this.#before = tally(state.batches(), this.#oldest, this.#freshFrom)
+      this.#unplanned = 0
+    } else {
+      this.#before = plan ? tally(state.batches(), 0, plan.items) : none
+      this.#unplanned = reads.reduce((sum, { first, rows }) => sum + (first >= (plan?.through ?? 0) ? rows : 0), 0)
+    }
+    const { name, destination, mode, operation, key, cursor, map, log } = definition
+    this.#delivery = new Delivery({
+      sync: name,
+      run: id,
+      identity: state.nonce,
+      destination,
+      config,
+      operation,
+      key,
+      match: destination.match ?? key ?? [],
+      cursor: cursor?.column,
+      map,
+      keysRepeat: mode === 'append' && key !== undefined,
+      replaySafe: destination.replaySafe && operation !== 'insert',
+      columns: () => this.#columns,
+      state,
+      pace: new Pace(destination.policy),
+      log,
+      stop: limits.stop,
+      cut: limits.cut,
+      allowRejections: options.allowRejections ?? false,
+    })
+  }
+
+  async go(letters?: readonly StoredLetter[]): Promise<Counted> {
+    const stopTelling = this.#tell()
+    try {
+      if (this.#definition.mode === 'append') await this.#append(letters)
+      else await this.#keyed(letters)
+    } finally {
+      await this.#delivery.end()
+      stopTelling()
+    }
+    const { halt } = this.#delivery
+    if (halt?.error !== undefined) throw halt.error
+    const counts = this.counts()
+    await this.#tidy()
+    const open = counts.pending + counts.unknown + counts.resumed.pending + counts.resumed.unknown
+    const stopped =
+      this.#limits.stop.aborted && !this.#readWhole
+        ? `the run ended early: ${messageOf(this.#limits.stop.reason)}`
+        : undefined
+    const reason = halt?.reason ?? this.#question ?? stopped ?? (open > 0 ? `${open} rows are still open` : undefined)
+    return { ...counts, status: reason === undefined ? 'done' : 'incomplete', reason }
+  }
+
+  // ---- append: the stage is the plan
+
+  async #append(letters: readonly StoredLetter[] | undefined): Promise<void> {
+    const state = this.#state
+    const { cursor, name, log } = this.#definition
+    const items = stageItems(state)
+    try {
+      const open = this.#before.pending + this.#before.unknown
+      if (open > 0) {
+        await this.#delivery.deliver(items, {
+          from: this.#oldest,
+          end: () => ({ ordinal: this.#freshFrom, final: true }),
+          grown: never,
+          batches: state.batches(),
+          resumed: true,
+        })
+      }
+      if (this.#over()) return
+      const last = state.reads.at(-1)
+      if (!letters && !cursor && open > 0 && last?.state === 'sealed') {
+        log.info(`${name}: finished what an earlier run had read; the source was not read again`)
+        this.#readWhole = true
+        return
+      }
+      const reading = letters ? this.#stageLetters(letters) : this.#read(cursor ? undefined : last)
+      const delivering = this.#delivery.deliver(items, {
+        from: this.#freshFrom,
+        end: () => ({ ordinal: state.nextOrdinal, final: this.#readOver }),
+        grown: () => this.#grown(),
+        batches: [],
+        resumed: false,
+      })
+      // what the source gave before it broke off is delivered before the error is told
+      await Promise.all([reading.catch(() => {}), delivering])
+      await reading
+    } finally {
+      await items.close()
+    }
+  }
+
+  /** Forgets reads that are done with, oldest first. */
+  async #freeAppended(): Promise<void> {
+    const state = this.#state
+    const batches = state.batches()
+    const free: ReadRow[] = []
+    for (const read of state.reads) {
+      const { pending, unknown } = tally(batches, read.first, read.first + read.rows)
+      // a read that broke off is needed to tell, next time, what was read already
+      if (pending + unknown > 0 || (read.state !== 'sealed' && !this.#sealedAfter(read))) break
+      free.push(read)
+    }
+    await state.free(free, state.reads[free.length]?.first ?? state.nextOrdinal)
+  }
+
+  #sealedAfter({ id }: ReadRow): boolean {
+    return this.#state.reads.some((read) => read.id > id && read.state === 'sealed')
+  }
+
+  // ---- insert, upsert: planned against the snapshot
+
+  async #keyed(letters: readonly StoredLetter[] | undefined): Promise<void> {
+    const complete = this.#complete && !letters
+    await this.#resumeKeyed(complete)
+    if (this.#over()) return
+    const reading = letters ? this.#stageLetters(letters) : this.#read(undefined)
+    if (complete) await reading
+    else await reading.catch(() => {}) // what it gave is delivered before the error is told
+    if (!this.#over()) await this.#planAndDeliver(complete)
+    await reading
+  }
+
+  /** Resolves and finishes what earlier runs left, as far as it need not wait for a new plan. */
+  async #resumeKeyed(complete: boolean): Promise<void> {
+    const state = this.#state
+    const { plan } = state
+    if (!plan || this.#before.pending + this.#before.unknown === 0) return
+    // an upsert whose answer was lost is sent anew from the next plan, which may know a newer value
+    const unknown = this.#definition.operation === 'insert'
+    const pending = !complete
+    if (unknown || pending) {
+      await this.#deliverItems([
+        {
+          from: 0,
+          to: plan.items,
+          resumed: true,
+          only: unknown && pending ? undefined : unknown ? 'unknown' : 'pending',
+        },
+      ])
+      // refusals are of this plan's items: they must be believed or not before another takes its place
+      await this.#delivery.end()
+    }
+    this.#after = tally(state.batches(), 0, plan.items)
+  }
+
+  async #planAndDeliver(complete: boolean): Promise<void> {
+    const state = this.#state
+    const { mode, key, name } = this.#definition
+    const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
+    await makePlan({
+      state,
+      where: name,
+      key: key!,
+      mode: mode as 'insert' | 'upsert',
+      complete,
+      staged: [from, state.nextOrdinal - from],
+      freshFrom: this.#freshFrom,
+    })
+    this.#planned = complete ? 'complete' : 'partial'
+    const { fresh, items } = state.plan!
+    await this.#deliverItems([
+      { from: 0, to: fresh, resumed: true, only: 'pending' },
+      { from: fresh, to: items, resumed: false, only: 'pending' },
+    ])
+  }
+
+  async #deliverItems(
+    parts: readonly { from: number; to: number; resumed: boolean; only: 'pending' | 'unknown' | undefined }[],
+  ): Promise<void> {
+    const items = await planItems(this.#state)
+    try {
+      for (const { from, to, resumed, only } of parts) {
+        if (from === to || this.#over()) continue
+        await this.#delivery.deliver(items, {
+          from,
+          end: () => ({ ordinal: to, final: true }),
+          grown: never,
+          batches: this.#state.batches(),
+          resumed,
+          only,
+        })
+      }
+    } finally {
+      await items.close()
+    }
+  }
+
+  // ---- reading
+
+  /** Reads the source into the stage. `brokenOff`: an earlier read whose rows are skipped when the source gives them again. */
+  async #read(brokenOff: ReadRow | undefined): Promise<void> {
+    const { name, source, cursor: cursorOptions, log } = this.#definition
+    const { stop } = this.#limits
+    const state = this.#state
+    const abort = new AbortController()
+    const ignore = [
+      onAbort(stop, () => abort.abort(stop.reason)),
+      // with an error the run ends at once; a destination that is merely down does not keep rows from being staged
+      onAbort(
+        this.#delivery.halted,
+        () => this.#delivery.halt?.error !== undefined && abort.abort(this.#delivery.halt.error),
+      ),
+    ]
+    let writer: StageWriter | undefined
+    let timer: NodeJS.Timeout | undefined
+    try {
+      const continued =
+        brokenOff?.state === 'broken' && brokenOff.rows > 0 && this.#options.brokenOff !== 'from-start'
+          ? brokenOff
+          : undefined
+      if (continued && this.#options.brokenOff === 'done') {
+        await state.endRead(continued, 'sealed')
+        this.#readWhole = true
+        return
+      }
+      const cursor = cursorOptions && (await this.#openCursor(cursorOptions))
+      const everything = untilAborted(
+        source.read({
+          since: cursor?.since,
+          cursor: cursorOptions?.column,
+          signal: abort.signal,
+          http: createHttp({
+            actor: source.name,
+            signal: abort.signal,
+            timeout: 60_000,
+            retryReads: { budget: 300_000 },
+          }),
+          log,
+          describe: (columns) => this.#describe(columns),
+        }),
+        abort.signal,
+      )
+      const rows = continued ? await this.#skip(continued, everything) : everything
+      if (!rows) return
+      if (continued) await state.resumeRead(continued)
+      writer = new StageWriter(state, continued ?? (await state.beginRead(this.#complete)), name, () => this.#grew())
+      // rows of a slow source become durable, and can be delivered, without waiting for a full group
+      const flush = (): void => void writer?.flush().catch(() => {}) // the next add, or end, meets the error
+      timer = setInterval(flush, 100)
+      for await (const batch of rows) {
+        const fresh = cursor ? cursor.take(batch as readonly AnyRow[]) : batch
+        await writer.add(fresh, cursor && source.ordered ? cursor.step() : undefined)
+      }
+      const whole = !abort.signal.aborted
+      await writer.end(whole ? 'sealed' : 'broken', whole || source.ordered ? cursor?.step() : undefined)
+      this.#readWhole = whole
+    } catch (error) {
+      // the first error counts; a read that could not be ended counts as broken off when the next run starts
+      await writer?.end('broken').catch(() => {})
+      if (error instanceof SpillwayError) throw error
+      throw new SourceError(
+        `${name}: the source ${source.name} broke off: ${messageOf(error)}. What it gave before is kept; run again to go on`,
+        {
+          cause: error,
+        },
+      )
+    } finally {
+      clearInterval(timer)
+      for (const undo of ignore) undo()
+      this.#readOver = true
+      this.#grew()
+    }
+  }
+
+  #describe(columns: readonly Column[]): void {
+    this.#columns = columns
+    const { name, cursor, key } = this.#definition
+    const known = new Set(columns.map((column) => column.name))
+    const missing = [...(key ?? []), ...(cursor ? [cursor.column] : [])].find((column) => !known.has(column))
+    if (missing !== undefined) {
+      throw new ConfigError(`${name}: the source has no column ${missing}; it has ${[...known].join(', ')}`)
+    }
+    if (cursor && columns.some((column) => column.name === cursor.column && column.type === 'decimal')) {
+      throw new ConfigError(
+        `${name}: the cursor column ${cursor.column} is a decimal, which arrives as text and does not order; cast it to bigint or double precision`,
+      )
+    }
+  }
+
+  /** Passes over the rows that a broken-off read had staged; `undefined` when the source begins differently now. */
+  async #skip(
+    brokenOff: ReadRow,
+    source: AsyncIterable<readonly object[]>,
+  ): Promise<AsyncGenerator<readonly object[]> | undefined> {
+    const before = new PrefixDigest()
+    for await (const rows of stagedRows(this.#state, brokenOff)) before.add(rows)
+    const now = new PrefixDigest()
+    const batches = source[Symbol.asyncIterator]()
+    let left = brokenOff.rows
+    let rest: readonly object[] = []
+    while (left > 0) {
+      const next = await batches.next()
+      if (next.done) break
+      now.add(next.value.slice(0, left))
+      rest = next.value.slice(left)
+      left -= Math.min(left, next.value.length)
+    }
+    if (this.#limits.stop.aborted) {
+      await batches.return?.()
+      return undefined
+    }
+    if (left > 0 || before.result() !== now.result()) {
+      await batches.return?.()
+      this.#question = `an earlier read of ${this.#definition.source.name} broke off after ${brokenOff.rows} rows, and the source does not begin with them any more: run again with brokenOff 'from-start' (--from-start) to read all of it as new, or 'done' (--done) to take what was read for all there is`
+      return undefined
+    }
+    return (async function* () {
+      if (rest.length > 0) yield rest
+      for (let next = await batches.next(); !next.done; next = await batches.next()) yield next.value
+    })()
+  }
+
+  async #openCursor(options: CursorOptions): Promise<Cursor> {
+    const state = this.#state
+    const brokenOff: AnyRow[] = []
+    if (!this.#definition.source.ordered) {
+      // their rows are staged, but the position stayed where it was: the source gives them again
+      for (const read of state.reads) {
+        if (read.state !== 'broken' || this.#sealedAfter(read)) continue
+        for await (const rows of stagedRows(state, read)) brokenOff.push(...rows)
+      }
+    }
+    return new Cursor(options, this.#definition.name, { position: state.cursor, seen: state.seen(), brokenOff })
+  }
+
+  /** Dead letters as rows to be delivered anew; from the same commit on they count as sent again. */
+  async #stageLetters(letters: readonly StoredLetter[]): Promise<void> {
+    const read = await this.#state.beginRead(false)
+    const writer = new StageWriter(this.#state, read, this.#definition.name, () => this.#grew())
+    try {
+      for (const { row, id } of letters) await writer.add([row], undefined, [id])
+      await writer.end('sealed')
+      this.#readWhole = true
+    } finally {
+      this.#readOver = true
+      this.#grew()
+    }
+  }
+
+  #grown(): Promise<void> {
+    return new Promise((resolve) => this.#wake.push(resolve))
+  }
+
+  #grew(): void {
+    for (const wake of this.#wake.splice(0)) wake()
+  }
+
+  #over(): boolean {
+    return this.#limits.stop.aborted || this.#delivery.halt !== undefined || this.#question !== undefined
+  }
+
+  // ---- accounts
+
+  /** What became of every row: of those this run read, and of those it found open. */
+  counts(): Outcomes & Pick<Run, 'resumed' | 'resent'> {
+    const state = this.#state
+    const batches = state.batches()
+    const rows = state.nextOrdinal - this.#freshFrom
+    const before = this.#before
+    if (this.#definition.mode === 'append') {
+      const old = tally(batches, this.#oldest, this.#freshFrom)
+      const fresh = tally(batches, this.#freshFrom, state.nextOrdinal)
+      return {
+        ...outcomes(rows, fresh),
+        resumed: outcomes(before.pending + before.unknown, since(old, before)),
+        resent: old.resent + fresh.resent - before.resent,
+      }
+    }
+    const found = before.pending + before.unknown + this.#unplanned
+    const after = this.#after ?? before
+    const resumed = since(after, before)
+    const resent = after.resent - before.resent
+    if (!this.#planned) {
+      return {
+        ...outcomes(rows, { ...none, pending: rows }),
+        resumed: outcomes(found, { ...resumed, pending: after.pending + this.#unplanned }),
+        resent,
+      }
+    }
+    const { fresh: boundary, items, counts } = this.#state.plan!
+    const fresh = tally(batches, boundary, items)
+    const carried = tally(batches, 0, boundary)
+    const open = after.pending + after.unknown + this.#unplanned
+    return {
+      ...outcomes(rows, fresh, counts.unchanged, counts.superseded),
+      resumed:
+        this.#planned === 'complete'
+          ? outcomes(found, { ...resumed, pending: 0, unknown: 0 }, 0, open)
+          : outcomes(
+              found,
+              plus({ ...resumed, pending: 0, unknown: 0 }, carried),
+              counts.carriedUnchanged,
+              counts.carriedSuperseded,
+            ),
+      resent: resent + fresh.resent + carried.resent,
+    }
+  }
+
+  /** Folds and frees what is terminal. */
+  async #tidy(): Promise<void> {
+    if (this.#definition.mode === 'append') return this.#freeAppended()
+    const { plan } = this.#state
+    if (!plan) return
+    const { pending, unknown } = tally(this.#state.batches(), 0, plan.items)
+    if (pending + unknown === 0) await compact(this.#state)
+  }
+
+  #tell(): () => void {
+    const { onProgress } = this.#options
+    if (!onProgress) return () => {}
+    const { name } = this.#definition
+    const found = this.#before.pending + this.#before.unknown
+    const tell = (): void => {
+      const { delivered, rejected } = this.#delivery
+      const staged = this.#state.nextOrdinal - this.#freshFrom + found
+      onProgress({
+        sync: name,
+        staged,
+        delivered,
+        rejected,
+        pending: Math.max(0, staged - delivered - rejected),
+        total: this.#readWhole ? staged : undefined,
+      })
+    }
+    const timer = setInterval(tell, 100)
+    return () => {
+      clearInterval(timer)
+      tell()
+    }
+  }
+}
+
+// ---- counting ------------------------------------------------------------------------------------------------------
+
+/** What the ledger says of a range of ordinals. */
+interface Tally {
+  readonly delivered: number
+  readonly rejected: number
+  readonly pending: number
+  readonly unknown: number
+  readonly resent: number
+}
+
+const none: Tally = { delivered: 0, rejected: 0, pending: 0, unknown: 0, resent: 0 }
+
+/** An ordinal that is in no batch is pending; so is one whose batch is under way. */
+export function tally(batches: readonly LedgerBatch[], from: number, to: number): Tally {
+  let { delivered, rejected, unknown, resent } = none
+  for (const batch of batches) {
+    const within = batch.ranges.reduce(
+      (sum, [first, count]) => sum + Math.max(0, Math.min(to, first + count) - Math.max(from, first)),
+      0,
+    )
+    if (batch.state === 'unknown') unknown += within
+    if (batch.state === 'settled') {
+      const refused = batch.rejected.filter((ordinal) => ordinal >= from && ordinal < to).length
+      rejected += refused
+      delivered += within - refused
+    }
+    if (batch.resent) resent += within
+  }
+  return { delivered, rejected, unknown, resent, pending: Math.max(0, to - from) - delivered - rejected - unknown }
+}
+
+/** What was settled between two tallies, and what is open at the second. */
+function since(after: Tally, before: Tally): Tally {
+  return { ...after, delivered: after.delivered - before.delivered, rejected: after.rejected - before.rejected }
+}
+
+function plus(a: Tally, b: Tally): Tally {
+  return {
+    delivered: a.delivered + b.delivered,
+    rejected: a.rejected + b.rejected,
+    pending: a.pending + b.pending,
+    unknown: a.unknown + b.unknown,
+    resent: a.resent + b.resent,
+  }
+}
+
+function outcomes(
+  rows: number,
+  { delivered, rejected, pending, unknown }: Tally,
+  unchanged = 0,
+  superseded = 0,
+): Outcomes {
+  return { rows, delivered, unchanged, rejected, pending, unknown, superseded }
+}
+
+// ---- reading -------------------------------------------------------------------------------------------------------
+
+/** Never resolves: a stretch that does not grow. */
+function never(): Promise<void> {
+  return new Promise(() => {})
+}
+
+async function* stagedRows(state: SyncState, { first, rows }: ReadRow): AsyncGenerator<readonly AnyRow[]> {
+  const reader = new StageReader(state)
+  try {
+    for (let ordinal = first; ordinal < first + rows; ) {
+      const chunk = await reader.chunkAt(ordinal)
+      yield chunk!.rows.slice(0, first + rows - ordinal)
+      ordinal += chunk!.rows.length
+    }
+  } finally {
+    await reader.close()
+  }
+}
+
+/** The same items until the signal aborts, even while the source is silent. */
+async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  const iterator = items[Symbol.asyncIterator]()
+  let ignore = (): void => {}
+  const aborted = new Promise<undefined>((resolve) => {
+    ignore = onAbort(signal, () => resolve(undefined))
+  })
+  let ended = false
+  try {
+    while (!signal.aborted) {
+      const next = await Promise.race([iterator.next(), aborted])
+      if (next === undefined) return
+      if (next.done) {
+        ended = true
+        return
+      }
+      yield next.value
+    }
+  } finally {
+    ignore()
+    // not awaited: a source that ignores its signal would hold the run
+    if (!ended) void iterator.return?.()?.catch(() => {})
+  }
+}

@@ -1,0 +1,38 @@
+import { type GoogleSheets, type GoogleSheetsQuota, googleSheets } from './google-sheets.js'
+import { type Server, type ServerOptions, serve } from './server.js'
+
+export type { Cell, GoogleSheets, GoogleSheetsQuota, ServiceAccount, SpreadsheetOptions } from './google-sheets.js'
+export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
+
+export interface SandboxOptions extends ServerOptions {
+  /** Google's quota of requests per minute and user, kept in a sliding window. @default no limit */
+  readonly quota?: GoogleSheetsQuota | undefined
+}
+
+/** A running sandbox: `url` is what the vendors' clients are pointed at, and a page to look at in a browser. */
+export interface Sandbox extends Server, AsyncDisposable {
+  readonly sheets: GoogleSheets
+}
+
+/**
+ * Starts a local server that speaks the vendors' APIs, keeps what is written to it in memory, refuses what they would
+ * refuse, and fails on demand. For demos and tests; no vendor is contacted. It shows its content at `/`
+ * (`/?refresh=2` reloads every two seconds).
+ *
+ * @throws ConfigError when the port cannot be had.
+ *
+ * @example
+ * ```ts
+ * const box = await sandbox()
+ * const { id } = box.sheets.create({ title: 'Leads' })
+ * const to = googleSheets({ spreadsheet: id, tab: 'Scored', endpoint: box.url, token: box.sheets.token })
+ * await sync({ name: 'leads', from: leads, to }).run()
+ * console.log(box.sheets.rows(id, 'Scored'))
+ * await box.close()
+ * ```
+ */
+export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
+  const sheets = googleSheets(options.quota ?? {})
+  const server = await serve([sheets.tenant], options)
+  return { ...server, sheets: sheets.controls, [Symbol.asyncDispose]: server.close }
+}

@@ -1,0 +1,287 @@
+import type { MaybePromise } from './destination.js'
+import { ConfigError, SourceError } from './errors.js'
+import { createHttp, type Http } from './http.js'
+import type { Log } from './log.js'
+import { type AnyRow, type Column, describe } from './values.js'
+
+/** A value of a cursor column. */
+export type CursorValue = string | number | bigint | Date
+
+/** What a function used as a source is given. */
+export interface Read {
+  /** Rows whose cursor column is less than this were read before; `undefined` on the first read and without a cursor. */
+  readonly since: CursorValue | undefined
+  readonly signal: AbortSignal
+  readonly http: Http
+  readonly log: Log
+}
+
+/** What a bundled source is given besides. */
+export interface Reading extends Read {
+  /** The sync's cursor column, when it has one. */
+  readonly cursor: string | undefined
+  /** Tells the columns and their types, once they are known. */
+  describe(columns: readonly Column[]): void
+}
+
+type Rows<E> = Iterable<E> | AsyncIterable<E>
+
+/** Rows, one by one or in arrays; or a function that gives them, which can be read again. */
+export type Readable<E> = Rows<E> | ((read: Read) => MaybePromise<Rows<E>>)
+
+export type RowOf<E> = E extends readonly (infer R)[] ? R : E
+
+const definition: unique symbol = Symbol.for('spillway.source') as never
+
+/** How a source is read; what {@link Source} hides. */
+export interface SourceDefinition {
+  readonly name: string
+  /** Whether it can be read again. A generator object or a stream cannot. */
+  readonly repeatable: boolean
+  /** Whether rows come in the order of the cursor column. */
+  readonly ordered: boolean
+  read(reading: Reading): AsyncIterable<readonly object[]>
+}
+
+/** Where rows come from, with transforms that are applied before anything is staged. Made by {@link source} and the bundled sources. */
+export interface Source<out R> {
+  readonly name: string
+  /** Each row replaced by what `change` makes of it. */
+  map<T extends object>(change: (row: R) => T): Source<T>
+  /** Only the rows for which `keep` holds. */
+  filter<T extends R>(keep: (row: R) => row is T): Source<T>
+  filter(keep: (row: R) => unknown): Source<R>
+  /** Each row replaced by any number of rows. */
+  flatMap<T extends object>(change: (row: R) => Iterable<T>): Source<T>
+  /** At most that many rows of a read. */
+  limit(rows: number): Source<R>
+  /**
+   * Rows replaced batch by batch, for look-ups: `add` gets up to `batchSize` rows (default 100) and returns what they
+   * become; up to `concurrency` calls (default 1) are under way at once. The order of the rows stays.
+   */
+  enrich<T extends object>(
+    add: (rows: R[], read: Read) => MaybePromise<T[]>,
+    options?: { batchSize?: number; concurrency?: number },
+  ): Source<T>
+  [Symbol.asyncIterator](): AsyncIterator<R>
+  readonly [definition]: SourceDefinition
+}
+
+/**
+ * Any iterable of rows or of arrays of rows, or a function that returns one, as a source with transforms.
+ *
+ * @example
+ * ```ts
+ * const hot = source(leads).filter((lead) => lead.score > 0.8).map((lead) => ({ ...lead, tier: 'A' }))
+ * ```
+ *
+ * @throws ConfigError when `rows` is not iterable.
+ */
+export function source<E extends object>(rows: Readable<E>): Source<RowOf<E>> {
+  return make(sourceOf(rows, 'source()')) as Source<RowOf<E>>
+}
+
+/** A bundled source: `read` is called anew for each read, yields rows in arrays, and ends its work when it is returned. */
+export function createSource<R extends object>(options: {
+  name: string
+  /** Rows come in the order of the cursor column, when a cursor is given. @default false */
+  ordered?: boolean
+  read(reading: Reading): AsyncIterable<readonly R[]>
+}): Source<R> {
+  const { name, ordered = false, read } = options
+  return make({ name, ordered, repeatable: true, read }) as unknown as Source<R>
+}
+
+/** How to read anything that may stand as `from`; a {@link ConfigError} naming `where` when it cannot be read. */
+export function sourceOf(value: unknown, where: string): SourceDefinition {
+  if (value !== null && typeof value === 'object') {
+    const found = (value as Partial<Source<unknown>>)[definition]
+    if (found) return found
+    if (isIterable(value)) {
+      const repeatable = !isOneShot(value)
+      return { name: 'source', repeatable, ordered: false, read: () => batches(once(value, where), where) }
+    }
+  }
+  if (typeof value === 'function') {
+    return {
+      name: value.name || 'source',
+      repeatable: true,
+      ordered: false,
+      async *read({ since, signal, http, log }) {
+        const rows = await value({ since, signal, http, log })
+        if (rows === null || typeof rows !== 'object' || !isIterable(rows)) {
+          throw new SourceError(
+            `${where}: the source function returned ${describe(rows)}; it must return rows, or a promise of rows`,
+          )
+        }
+        yield* batches(once(rows, where), where)
+      },
+    }
+  }
+  throw new ConfigError(
+    `${where}: \`from\` is ${describe(value)}; give an array, any iterable of rows, or a function that returns one`,
+  )
+}
+
+// ---- any iterable → arrays of rows -----------------------------------------------------------------------------
+
+/** Rows handed on together, when the source gives them one by one. */
+const chunk = 1_000
+
+const consumed = new WeakSet<object>()
+
+function isIterable(value: object): value is Rows<object> {
+  return Symbol.iterator in value || Symbol.asyncIterator in value
+}
+
+/** Whether iterating uses the value up: generator objects and other iterators, streams. */
+function isOneShot(value: object): boolean {
+  return (
+    typeof (value as Partial<Iterator<unknown>>).next === 'function' ||
+    typeof (value as { getReader?: unknown }).getReader === 'function' ||
+    typeof (value as { pipe?: unknown }).pipe === 'function'
+  )
+}
+
+/** The same iterable, unless it was used up before: reading it again would give no rows, which would look like an empty source. */
+function once(rows: Rows<object>, where: string): Rows<object> {
+  if (isOneShot(rows)) {
+    if (consumed.has(rows)) {
+      throw new SourceError(
+        `${where}: this ${describe(rows).replace(/^an? /, '')} was read already and cannot be read again; give the function that makes it`,
+      )
+    }
+    consumed.add(rows)
+  }
+  return rows
+}
+
+async function* batches(rows: Rows<object>, where: string): AsyncGenerator<readonly object[]> {
+  if (Array.isArray(rows) && !rows.some(Array.isArray)) yield* asBatches(rows, where)
+  else if (Symbol.asyncIterator in rows) {
+    for await (const item of rows) yield* asBatches(item, where)
+  } else {
+    let batch: object[] = []
+    for (const item of rows) {
+      if (!Array.isArray(item)) batch.push(item)
+      else {
+        if (batch.length > 0) yield batch
+        batch = []
+        yield* asBatches(item, where)
+      }
+      if (batch.length >= chunk) {
+        yield batch
+        batch = []
+      }
+    }
+    if (batch.length > 0) yield batch
+  }
+}
+
+/** One item of an iterable, a row or an array of rows, as arrays of no more than a chunk. */
+function* asBatches(item: object, where: string): Generator<readonly object[]> {
+  if (!Array.isArray(item)) {
+    if (item === null || typeof item !== 'object') {
+      throw new SourceError(
+        `${where}: the source gave ${describe(item)} where a row, an object with columns, was expected`,
+      )
+    }
+    yield [item]
+  } else if (item.length <= chunk) yield item
+  else for (let start = 0; start < item.length; start += chunk) yield item.slice(start, start + chunk)
+}
+
+// ---- transforms --------------------------------------------------------------------------------------------------
+
+type Change = (rows: readonly AnyRow[], reading: Reading) => readonly object[]
+
+function make(base: SourceDefinition): Source<AnyRow> {
+  /** A source whose arrays of rows are changed by `change`, made anew for each read. */
+  const derived = (begin: () => Change): Source<AnyRow> =>
+    make({
+      ...base,
+      async *read(reading) {
+        const change = begin()
+        for await (const rows of base.read({ ...reading, describe: () => {} })) {
+          const changed = change(rows, reading)
+          if (changed.length > 0) yield changed
+        }
+      },
+    })
+  return {
+    name: base.name,
+    [definition]: base,
+    map: (change: (row: AnyRow) => object) => derived(() => (rows) => rows.map((row) => change(row))) as never,
+    flatMap: (change: (row: AnyRow) => Iterable<object>) =>
+      derived(() => (rows) => rows.flatMap((row) => [...change(row)])) as never,
+    filter: (keep: (row: AnyRow) => unknown) =>
+      make({
+        ...base,
+        async *read(reading) {
+          for await (const rows of base.read(reading)) {
+            const kept = rows.filter(keep)
+            if (kept.length > 0) yield kept
+          }
+        },
+      }),
+    limit: (count) =>
+      make({
+        ...base,
+        async *read(reading) {
+          let left = count
+          if (left <= 0) return
+          for await (const rows of base.read(reading)) {
+            yield rows.slice(0, left)
+            left -= rows.length
+            if (left <= 0) return
+          }
+        },
+      }),
+    enrich: (add, options = {}) =>
+      make({
+        ...base,
+        read: (reading) => enriched(base.read({ ...reading, describe: () => {} }), add as never, reading, options),
+      }) as never,
+    async *[Symbol.asyncIterator]() {
+      for await (const rows of base.read(standalone(base.name))) yield* rows
+    },
+  }
+}
+
+async function* enriched(
+  source: AsyncIterable<readonly object[]>,
+  add: (rows: object[], read: Read) => MaybePromise<object[]>,
+  read: Read,
+  { batchSize = 100, concurrency = 1 }: { batchSize?: number; concurrency?: number },
+): AsyncGenerator<readonly object[]> {
+  const under: Promise<readonly object[]>[] = []
+  const begin = (rows: object[]): void => {
+    const call = Promise.resolve(add(rows, read))
+    call.catch(() => {}) // seen when its turn comes; until then it must not count as unhandled
+    under.push(call)
+  }
+  let waiting: object[] = []
+  for await (const rows of source) {
+    for (const row of rows) {
+      waiting.push(row)
+      if (waiting.length < batchSize) continue
+      if (under.length >= concurrency) yield await under.shift()!
+      begin(waiting)
+      waiting = []
+    }
+  }
+  if (waiting.length > 0) begin(waiting)
+  for (const call of under) yield await call
+}
+
+/** What a source is given when a person iterates it directly, outside a sync. */
+function standalone(name: string): Reading {
+  return {
+    since: undefined,
+    signal: new AbortController().signal,
+    http: createHttp({ actor: name, signal: new AbortController().signal, timeout: 60_000 }),
+    log: console,
+    cursor: undefined,
+    describe() {},
+  }
+}

@@ -1,0 +1,97 @@
+import { ConfigError, SourceError } from '../errors.js'
+import { type Schema, validate } from '../schema.js'
+import type { CursorValue } from '../source.js'
+import type { AnyRow } from '../values.js'
+
+/** A query without the semicolon and the blanks around it; a {@link ConfigError} when nothing is left. */
+export function statement(query: string, actor: string): string {
+  const text = typeof query === 'string' ? query.trim().replace(/[\s;]+$/, '') : ''
+  if (text === '') throw new ConfigError(`${actor}: \`query\` is empty: write a select`)
+  return text
+}
+
+/**
+ * The query of a read with a cursor column: what is not below `since`, in its order. Rows without a value come last, not
+ * never: the sync rejects them, and says so.
+ *
+ * @param since How the statement names the least value wanted: a parameter. Without it every row is wanted.
+ */
+export function windowed(query: string, cursor: string, since: string | undefined): string {
+  const column = quoted(cursor)
+  const wanted = since === undefined ? '' : ` where ${column} >= ${since} or ${column} is null`
+  // the line breaks end a comment that the query may close with
+  return `select * from (\n${query}\n) as source${wanted} order by ${column} asc nulls last`
+}
+
+/** A cursor value as text that both databases read for a column of any type. */
+export function cursorText(value: CursorValue): string {
+  // a year beyond 9999 is +010000 in JavaScript and 10000 in SQL
+  return value instanceof Date ? value.toISOString().replace(/^\+0*/, '') : String(value)
+}
+
+/** A name as SQL writes it when it may hold anything. */
+export function quoted(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`
+}
+
+/**
+ * A row of nulls in these columns. Copies of it share one shape, which is what makes filling them fast; being there
+ * already, `__proto__` is a column like any other.
+ *
+ * @throws SourceError when two columns have one name, since a row can hold only one of them.
+ */
+export function blankRow(names: readonly string[], actor: string): AnyRow {
+  const row: AnyRow = Object.create(null)
+  for (const name of names) {
+    if (name in row) throw new SourceError(`${actor}: the query gives two columns named ${quoted(name)}: rename one with \`as\``)
+    row[name] = null
+  }
+  return row
+}
+
+/**
+ * The rows as `record` gives them out.
+ *
+ * @param before How many rows of this read came earlier.
+ * @throws SourceError naming the first row that does not fit, by its number in this read, and what is wrong with it.
+ */
+export async function conforming(
+  rows: readonly AnyRow[],
+  record: Schema,
+  before: number,
+  actor: string,
+): Promise<AnyRow[]> {
+  const valid: AnyRow[] = []
+  for (const row of rows) {
+    const pending = validate(record, row)
+    const result = pending instanceof Promise ? await pending : pending
+    if ('problem' in result) {
+      throw new SourceError(`${actor}: row ${before + valid.length + 1} does not fit \`record\`: ${result.problem}`)
+    }
+    valid.push(result.value as AnyRow)
+  }
+  return valid
+}
+
+/**
+ * JSON as a value. An integer beyond 2^53 is a `bigint`; a fraction is a double, as everywhere in JavaScript.
+ *
+ * @throws SourceError when it is not JSON, without a word of the text.
+ */
+export function parseJson(text: string, actor: string): unknown {
+  try {
+    return /\d{16}/.test(text) ? parseExactly(text) : JSON.parse(text)
+  } catch {
+    throw new SourceError(`${actor}: a json column holds what is not JSON, such as NaN: cast it to text in the query`)
+  }
+}
+
+function parseExactly(text: string): unknown {
+  // JSON.parse rounds before anybody can look: large integers go through it as objects with a key that the text lacks
+  let mark = '$'
+  while (text.includes(`"${mark}"`)) mark += '$'
+  const marked = text.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (token) =>
+    /^-?\d+$/.test(token) && !Number.isSafeInteger(Number(token)) ? `{"${mark}":"${token}"}` : token,
+  )
+  return JSON.parse(marked, (_, value) => (value?.[mark] === undefined ? value : BigInt(value[mark])))
+}

@@ -1,0 +1,321 @@
+import { existsSync } from 'node:fs'
+import { mkdir, open, rm, statfs } from 'node:fs/promises'
+import { join } from 'node:path'
+import Sqlite from 'libsql'
+import { ConfigError, SpillwayError, StateDamagedError } from '../errors.js'
+import { checkpoint } from './files.js'
+
+/** 'SPWL': tells our files from other SQLite databases. */
+const applicationId = 0x5350574c
+
+/** One step per schema version; a database of an older version takes the steps it lacks. */
+const migrations = [
+  `
+  create table sync (
+    id integer primary key, name text not null unique, nonce text not null, identity text not null, epoch integer not null default 0,
+    next_ordinal integer not null default 0, serial integer not null default 0, cursor text
+  );
+  create table run (
+    sync integer not null, id text not null, started_at integer not null, ended_at integer, status text not null, summary text,
+    primary key (sync, id)
+  ) without rowid;
+  create table read (
+    sync integer not null, id integer not null, state text not null, complete integer not null, first integer not null,
+    rows integer not null, primary key (sync, id)
+  ) without rowid;
+  create table segment (
+    sync integer not null, id integer not null, read integer not null, file text not null, first integer not null,
+    rows integer not null, bytes integer not null, primary key (sync, id)
+  ) without rowid;
+  create table seen (sync integer not null, hash text not null, at any, count integer not null, primary key (sync, hash)) without rowid;
+  create table plan (
+    sync integer primary key, id integer not null, file text not null, bytes integer not null, digest text not null,
+    items integer not null, fresh integer not null, through integer not null, counts text not null
+  );
+  create table snapshot (sync integer primary key, file text not null, bytes integer not null, digest text not null, rows integer not null);
+  create table batch (
+    sync integer not null, id integer not null, operation text not null, ranges text not null, rows integer not null, state text not null,
+    attempt integer not null, doubt integer not null, idempotency_key text not null, digest text, sent_at integer not null,
+    rejected text, receipts text, resumed integer not null, resent integer not null, primary key (sync, id)
+  ) without rowid;
+  create table dead_letter (
+    id integer primary key autoincrement, sync integer not null, ordinal integer not null, key text, row text not null, record text,
+    operation text not null, reason text not null, attempts integer not null, at integer not null, state text not null default 'open'
+  );
+  create index dead_letter_open on dead_letter (sync, key) where state = 'open';
+  `,
+]
+
+const networkFileSystems: ReadonlyMap<number, string> = new Map([
+  [0x6969, 'NFS'],
+  [0xff534d42, 'CIFS'],
+  [0xfe534d42, 'SMB'],
+  [0x517b, 'SMB'],
+])
+
+/** Kept so that the outcome of a request that has left can still be written when the disk is full. */
+const reserveBytes = 8 * 1024 * 1024
+
+type Change = { apply: () => void; essential: boolean }
+type Group = { changes: Change[]; ordinary: Deferred; essential: Deferred }
+
+/** A promise that somebody else settles (`Promise.withResolvers` needs Node 22). */
+class Deferred {
+  resolve!: () => void
+  reject!: (error: unknown) => void
+  readonly promise = new Promise<void>((resolve, reject) => {
+    this.resolve = resolve
+    this.reject = reject
+  })
+}
+
+/** The disk took no more; nothing was sent after that. */
+export class DiskFullError extends SpillwayError {}
+
+/**
+ * One connection to `state.db`. Changes asked for in one turn of the event loop become one durable commit, so that the cost
+ * of syncing the disk is shared by all the batches under way.
+ */
+export class Database {
+  readonly #folder: string
+  readonly #sqlite: Sqlite.Database
+  readonly #statements = new Map<string, Sqlite.Statement<unknown[]>>()
+  #group: Group | undefined
+  #flushed: Promise<void> = Promise.resolve()
+
+  private constructor(folder: string, sqlite: Sqlite.Database) {
+    this.#folder = folder
+    this.#sqlite = sqlite
+  }
+
+  static async open(folder: string): Promise<Database> {
+    await prepareFolder(folder)
+    const file = join(folder, 'state.db')
+    const sqlite = connect(file)
+    try {
+      const tables = (sqlite.prepare('select count(*) as n from sqlite_master').get() as { n: number }).n
+      const application = (sqlite.prepare('pragma application_id').get() as { application_id: number }).application_id
+      const version = (sqlite.prepare('pragma user_version').get() as { user_version: number }).user_version
+      if (application !== applicationId && (tables > 0 || application !== 0)) {
+        throw new StateDamagedError(
+          `state: ${file} is a database of another program; it was left as it is. Choose another state folder`,
+        )
+      }
+      if (version > migrations.length) {
+        throw new ConfigError(
+          `state: ${file} was written by a newer version of spillway; upgrade this one (npm install spillway@latest)`,
+        )
+      }
+      const { journal_mode: mode } = sqlite.prepare('pragma journal_mode = wal').get() as { journal_mode: string }
+      if (mode !== 'wal')
+        throw new ConfigError(
+          `state: ${folder} cannot hold a write-ahead log (journal mode ${mode}); choose a local disk`,
+        )
+      sqlite.exec('pragma synchronous = full')
+      sqlite.exec('pragma fullfsync = on')
+      for (let step = version; step < migrations.length; step++) {
+        sqlite.exec(
+          `begin immediate; ${migrations[step]}; pragma application_id = ${applicationId}; pragma user_version = ${step + 1}; commit`,
+        )
+      }
+    } catch (error) {
+      sqlite.close()
+      throw explained(error, file)
+    }
+    await reserve(join(folder, 'reserve'))
+    return new Database(folder, sqlite)
+  }
+
+  /** Runs a query now. */
+  all<Row>(sql: string, ...values: unknown[]): Row[] {
+    return this.#guarded(() => this.#prepare(sql).all(...values) as Row[])
+  }
+
+  get<Row>(sql: string, ...values: unknown[]): Row | undefined {
+    return this.#guarded(() => this.#prepare(sql).get(...values) as Row | undefined)
+  }
+
+  iterate<Row>(sql: string, ...values: unknown[]): IterableIterator<Row> {
+    return this.#guarded(() => this.#sqlite.prepare(sql).iterate(...values) as IterableIterator<Row>)
+  }
+
+  /** For use inside {@link commit}. */
+  run(sql: string, ...values: unknown[]): void {
+    this.#prepare(sql).run(...values)
+  }
+
+  /**
+   * Asks for a change; resolves when it is durable. An `essential` one tells of something that has already happened at the
+   * destination: when the disk is full it is still written, into the room that the reserve file kept.
+   */
+  commit(apply: () => void, essential = false): Promise<void> {
+    if (!this.#group) {
+      this.#group = { changes: [], ordinary: new Deferred(), essential: new Deferred() }
+      for (const { promise } of [this.#group.ordinary, this.#group.essential]) promise.catch(() => {})
+      const group = this.#group
+      setImmediate(() => {
+        this.#group = undefined
+        this.#flushed = this.#flushed.then(() => this.#flush(group))
+      })
+    }
+    this.#group.changes.push({ apply, essential })
+    return essential ? this.#group.essential.promise : this.#group.ordinary.promise
+  }
+
+  async close(): Promise<void> {
+    while (this.#group) await new Promise(setImmediate)
+    await this.#flushed
+    this.#sqlite.close()
+  }
+
+  async #flush({ changes, ordinary, essential }: Group): Promise<void> {
+    try {
+      await this.#transaction(changes)
+      ordinary.resolve()
+      essential.resolve()
+    } catch (error) {
+      ordinary.reject(error)
+      const owed = changes.filter((change) => change.essential)
+      if (owed.length === 0 || !(error instanceof DiskFullError)) return essential.reject(error)
+      try {
+        await rm(join(this.#folder, 'reserve'), { force: true })
+        await this.#transaction(owed)
+        essential.resolve()
+      } catch (again) {
+        essential.reject(again)
+      }
+    }
+  }
+
+  async #transaction(changes: readonly Change[]): Promise<void> {
+    await this.#begin()
+    try {
+      for (const { apply } of changes) apply()
+      checkpoint('before commit')
+      this.#prepare('commit').run()
+    } catch (error) {
+      if (this.#sqlite.inTransaction) this.#prepare('rollback').run()
+      throw explained(error, join(this.#folder, 'state.db'))
+    }
+    checkpoint('committed')
+  }
+
+  /** Another process may be writing: wait without blocking the event loop, as SQLite's own busy timeout would. */
+  async #begin(): Promise<void> {
+    for (const started = Date.now(); ; await new Promise((resolve) => setTimeout(resolve, 2))) {
+      try {
+        this.#prepare('begin immediate').run()
+        return
+      } catch (error) {
+        if ((error as { code?: string }).code !== 'SQLITE_BUSY' || Date.now() - started > 60_000) {
+          throw explained(error, join(this.#folder, 'state.db'))
+        }
+      }
+    }
+  }
+
+  #prepare(sql: string): Sqlite.Statement<unknown[]> {
+    let statement = this.#statements.get(sql)
+    if (!statement) {
+      statement = this.#sqlite.prepare(sql) as Sqlite.Statement<unknown[]>
+      this.#statements.set(sql, statement)
+    }
+    return statement
+  }
+
+  #guarded<T>(read: () => T): T {
+    try {
+      return read()
+    } catch (error) {
+      throw explained(error, join(this.#folder, 'state.db'))
+    }
+  }
+}
+
+/**
+ * An exclusive transaction on a file of its own, held as long as the process lives: a killed owner frees it, a sleeping one
+ * keeps it. `undefined` when somebody else has it.
+ */
+export function lock(file: string): { release(): void } | undefined {
+  const sqlite = connect(file)
+  try {
+    sqlite.exec('begin exclusive')
+  } catch (error) {
+    sqlite.close()
+    if ((error as { code?: string }).code === 'SQLITE_BUSY') return undefined
+    throw explained(error, file)
+  }
+  return { release: () => sqlite.close() }
+}
+
+function connect(file: string): Sqlite.Database {
+  try {
+    const sqlite = new Sqlite(file)
+    sqlite.exec('pragma busy_timeout = 0')
+    return sqlite
+  } catch (error) {
+    throw explained(error, file)
+  }
+}
+
+async function prepareFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true })
+    const { type } = await statfs(folder)
+    const network = networkFileSystems.get(type)
+    if (network) {
+      throw new ConfigError(
+        `state: ${folder} is on a network file system (${network}), where locks and syncs cannot be trusted; choose a local disk`,
+      )
+    }
+  } catch (error) {
+    throw explained(error, folder)
+  }
+}
+
+async function reserve(file: string): Promise<void> {
+  if (existsSync(file)) return
+  try {
+    const handle = await open(file, 'wx')
+    try {
+      checkpoint('reserve')
+      await handle.writeFile(Buffer.alloc(reserveBytes))
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return
+    await rm(file, { force: true })
+    throw explained(error, file)
+  }
+}
+
+/** An error of the disk or of SQLite in terms of what to do about it. */
+export function explained(error: unknown, where: string): unknown {
+  if (error instanceof SpillwayError) return error
+  const { code = '', message = '' } = error as { code?: string; message?: string }
+  if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'SQLITE_FULL') {
+    return new DiskFullError(`state: the disk is full at ${where}: free some room and run again; nothing is lost`, {
+      cause: error,
+    })
+  }
+  if (code === 'SQLITE_NOTADB' || code.startsWith('SQLITE_CORRUPT')) {
+    return new StateDamagedError(
+      `state: ${where} is damaged or not a database (${message}); nothing was sent and nothing was overwritten. Restore it, or move the folder away to start afresh`,
+      { cause: error },
+    )
+  }
+  const readOnly = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST', 'SQLITE_READONLY', 'SQLITE_CANTOPEN'].includes(
+    code,
+  )
+  if (readOnly || /unable to open|readonly database/i.test(message)) {
+    return new ConfigError(
+      `state: ${where} cannot be written (${code || message}); check its permissions or choose another state folder`,
+      {
+        cause: error,
+      },
+    )
+  }
+  return error
+}

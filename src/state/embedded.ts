@@ -1,0 +1,721 @@
+import { randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdir, readdir, rm, stat, truncate } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { AlreadyRunningError, ConfigError, StateDamagedError } from '../errors.js'
+import { decodeRows, encodeRows, Instant } from '../values.js'
+import { Database, explained, lock } from './database.js'
+import { checkpoint, fingerprint } from './files.js'
+import type {
+  CursorStep,
+  Identity,
+  LedgerBatch,
+  PlanRow,
+  Position,
+  Range,
+  ReadRow,
+  RunRow,
+  SegmentRow,
+  Settled,
+  SnapshotRow,
+  State,
+  StatusRow,
+  StoredLetter,
+  SyncState,
+} from './state.js'
+
+/** The state in a folder: one SQLite database that decides everything, and the files that it names. */
+export async function openEmbedded(folder: string): Promise<State> {
+  return new EmbeddedState(await share(resolve(folder)))
+}
+
+// Syncs that run side by side in one process share the connection, and so their commits.
+const shared = new Map<string, { database: Promise<Database>; users: number }>()
+
+type Shared = { readonly folder: string; readonly database: Database; release(): Promise<void> }
+
+async function share(folder: string): Promise<Shared> {
+  const entry = shared.get(folder) ?? { database: Database.open(folder), users: 0 }
+  shared.set(folder, entry)
+  entry.users++
+  const release = async (): Promise<void> => {
+    if (--entry.users > 0) return
+    if (shared.get(folder) === entry) shared.delete(folder)
+    await (await entry.database).close()
+  }
+  try {
+    return { folder, database: await entry.database, release }
+  } catch (error) {
+    shared.delete(folder)
+    throw error
+  }
+}
+
+class EmbeddedState implements State {
+  readonly #shared: Shared
+  readonly #database: Database
+
+  constructor(shared: Shared) {
+    this.#shared = shared
+    this.#database = shared.database
+  }
+
+  async open(name: string, identity: Identity): Promise<SyncState> {
+    const held = this.#lock(name)
+    try {
+      const sync = await this.#sync(name, identity)
+      const folder = join(this.#shared.folder, fileName(name))
+      await mkdir(folder, { recursive: true })
+      const state = new EmbeddedSync(this.#database, sync, folder, held.release)
+      await state.recover()
+      return state
+    } catch (error) {
+      held.release()
+      throw explained(error, this.#shared.folder)
+    }
+  }
+
+  async status(name: string): Promise<StatusRow | undefined> {
+    const sync = this.#find(name)
+    if (!sync) return undefined
+    const held = lock(this.#lockFile(name))
+    held?.release()
+    const count = (sql: string): number => this.#database.get<{ n: number | null }>(sql, sync.id)?.n ?? 0
+    const inBatches = (states: string): number =>
+      count(`select sum(rows) as n from batch where sync = ? and state in (${states})`)
+    const staged = count('select sum(rows) as n from read where sync = ?')
+    const plan = this.#database.get<{ items: number; through: number }>('select * from plan where sync = ?', sync.id)
+    const last = this.#database.get<{ first: number; rows: number }>(
+      'select first, rows from read where sync = ? order by id desc limit 1',
+      sync.id,
+    )
+    const unplanned = plan && last ? Math.max(0, last.first + last.rows - plan.through) : 0
+    const total = plan ? plan.items + unplanned : staged
+    const run = this.#database.get<StoredRun>(
+      'select * from run where sync = ? order by started_at desc, id desc limit 1',
+      sync.id,
+    )
+    return {
+      running: held === undefined,
+      lastRun: run && runRow(run, held === undefined),
+      deadLetters: count(`select count(*) as n from dead_letter where sync = ? and state = 'open'`),
+      unknown: inBatches(`'unknown'`),
+      pending: Math.max(0, total - inBatches(`'settled', 'unknown'`)),
+      cursor: sync.cursor === null ? undefined : parsePosition(sync.cursor),
+    }
+  }
+
+  async *deadLetters(name: string): AsyncIterable<StoredLetter> {
+    const sync = this.#find(name)
+    if (!sync) return
+    const rows = this.#database.iterate<StoredLetterRow>(
+      `select * from dead_letter where sync = ? and state = 'open' order by id`,
+      sync.id,
+    )
+    for (const row of rows) {
+      yield {
+        id: row.id,
+        ordinal: row.ordinal,
+        key: row.key ?? undefined,
+        row: parse(row.row),
+        record: row.record === null ? undefined : parse(row.record),
+        operation: row.operation as StoredLetter['operation'],
+        reason: row.reason,
+        attempts: row.attempts,
+        at: row.at,
+      }
+    }
+  }
+
+  async reset(name: string): Promise<void> {
+    const held = this.#lock(name)
+    try {
+      const sync = this.#find(name)
+      if (sync) {
+        const tables = ['run', 'read', 'segment', 'seen', 'plan', 'snapshot', 'batch', 'dead_letter']
+        await this.#database.commit(() => {
+          for (const table of tables) this.#database.run(`delete from ${table} where sync = ?`, sync.id)
+          this.#database.run('delete from sync where id = ?', sync.id)
+        })
+      }
+      await rm(join(this.#shared.folder, fileName(name)), { recursive: true, force: true })
+    } finally {
+      held.release()
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#shared.release()
+  }
+
+  #lockFile(name: string): string {
+    return join(this.#shared.folder, `${fileName(name)}.lock`)
+  }
+
+  #lock(name: string): { release(): void } {
+    const held = lock(this.#lockFile(name))
+    if (held) return held
+    throw new AlreadyRunningError(
+      `${name}: another run of this sync is under way (it holds ${this.#lockFile(name)}); wait for it to end, or stop it`,
+    )
+  }
+
+  #find(name: string): StoredSync | undefined {
+    return this.#database.get<StoredSync>('select * from sync where name = ?', name)
+  }
+
+  /** The sync's row, made when missing; refuses when what earlier runs left belongs to something else. */
+  async #sync(name: string, identity: Identity): Promise<StoredSync> {
+    const text = JSON.stringify(identity)
+    const known = this.#find(name)
+    if (!known) {
+      await this.#database.commit(() =>
+        this.#database.run('insert into sync (name, nonce, identity) values (?, ?, ?)', name, randomUUID(), text),
+      )
+      return this.#find(name)!
+    }
+    if (known.identity !== text) {
+      const rows = ['snapshot', 'plan', 'batch', 'read'].map((table) =>
+        this.#database.get(`select 1 from ${table} where sync = ? limit 1`, known.id),
+      )
+      if (known.cursor !== null || rows.some((row) => row !== undefined)) {
+        const before = JSON.parse(known.identity) as Identity
+        const changed = (Object.keys(identity) as (keyof Identity)[]).filter((part) => before[part] !== identity[part])
+        const list = changed.map((part) => `${part} was ${before[part]} and is ${identity[part]}`).join('; ')
+        throw new ConfigError(
+          `${name}: its state belongs to another set-up: ${list}. Nothing was sent. Give the sync another name, or forget what was delivered with sync.reset() or \`spillway reset ${name}\``,
+        )
+      }
+    }
+    await this.#database.commit(() =>
+      this.#database.run('update sync set identity = ?, epoch = epoch + 1 where id = ?', text, known.id),
+    )
+    return this.#find(name)!
+  }
+}
+
+class EmbeddedSync implements SyncState {
+  readonly folder: string
+  readonly nonce: string
+  readonly #database: Database
+  readonly #release: () => void
+  readonly #sync: number
+  #reads: ReadRow[]
+  #segments: SegmentRow[]
+  #nextOrdinal: number
+  #serial: number
+  #nextBatch: number
+  #cursor: Position | undefined
+  #plan: (PlanRow & Filed) | undefined
+  #snapshot: (SnapshotRow & Filed) | undefined
+
+  constructor(database: Database, sync: StoredSync, folder: string, release: () => void) {
+    this.folder = folder
+    this.nonce = sync.nonce
+    this.#database = database
+    this.#release = release
+    this.#sync = sync.id
+    this.#nextOrdinal = sync.next_ordinal
+    this.#serial = sync.serial
+    this.#cursor = sync.cursor === null ? undefined : parsePosition(sync.cursor)
+    this.#reads = database
+      .all<Omit<ReadRow, 'complete'> & { complete: number }>(
+        'select id, state, complete, first, rows from read where sync = ? order by id',
+        sync.id,
+      )
+      .map((read) => ({ ...read, complete: read.complete === 1 }))
+    this.#segments = database.all<SegmentRow>(
+      'select id, read, file, first, rows, bytes from segment where sync = ? order by id',
+      sync.id,
+    )
+    const plan = database.get<Omit<PlanRow, 'counts'> & Filed & { counts: string }>(
+      'select * from plan where sync = ?',
+      sync.id,
+    )
+    this.#plan = plan && { ...plan, counts: JSON.parse(plan.counts) as PlanRow['counts'] }
+    this.#snapshot = database.get<SnapshotRow & Filed>('select * from snapshot where sync = ?', sync.id)
+    this.#nextBatch =
+      (database.get<{ n: number | null }>('select max(id) as n from batch where sync = ?', sync.id)?.n ?? 0) + 1
+  }
+
+  /** Holds the files against the database: cuts tails, deletes what is not named, refuses what is missing or short. */
+  async recover(): Promise<void> {
+    const named = new Set<string>()
+    for (const { file, bytes, rows } of this.#segments) {
+      named.add(file)
+      const path = join(this.folder, file)
+      const size = existsSync(path) ? (await stat(path)).size : 0
+      if (size < bytes) throw this.#damaged(path, `holds ${size} of ${bytes} bytes (${rows} staged rows)`)
+      if (size > bytes) await truncate(path, bytes)
+    }
+    for (const filed of [this.#plan, this.#snapshot]) {
+      if (!filed) continue
+      named.add(filed.file)
+      const path = join(this.folder, filed.file)
+      if (!existsSync(path)) throw this.#damaged(path, 'is missing')
+      const found = await fingerprint(path)
+      if (found.bytes !== filed.bytes || found.digest !== filed.digest)
+        throw this.#damaged(path, 'is not what was written')
+    }
+    for (const file of await readdir(this.folder)) {
+      if (!named.has(file)) await rm(join(this.folder, file), { recursive: true, force: true })
+    }
+    const lost = this.#database.all<{ id: number }>(
+      `select id from batch where sync = ? and state = 'sent'`,
+      this.#sync,
+    )
+    await this.#database.commit(() => {
+      this.#database.run(
+        `update run set status = 'killed', ended_at = ? where sync = ? and status = 'running'`,
+        Date.now(),
+        this.#sync,
+      )
+      this.#database.run(`update read set state = 'broken' where sync = ? and state = 'open'`, this.#sync)
+      if (lost.length > 0) {
+        this.#database.run(
+          `update batch set state = 'unknown', doubt = 1 where sync = ? and state = 'sent'`,
+          this.#sync,
+        )
+      }
+    })
+    this.#reads = this.#reads.map((read) => (read.state === 'open' ? { ...read, state: 'broken' } : read))
+  }
+
+  // ---- runs
+
+  async beginRun(id: string): Promise<void> {
+    await this.#database.commit(() =>
+      this.#database.run(
+        `insert into run (sync, id, started_at, status) values (?, ?, ?, 'running')`,
+        this.#sync,
+        id,
+        Date.now(),
+      ),
+    )
+  }
+
+  async endRun(id: string, status: RunRow['status'], summary: unknown): Promise<void> {
+    await this.#database.commit(() =>
+      this.#database.run(
+        'update run set ended_at = ?, status = ?, summary = ? where sync = ? and id = ?',
+        Date.now(),
+        status,
+        JSON.stringify(summary),
+        this.#sync,
+        id,
+      ),
+    )
+  }
+
+  // ---- reads
+
+  get reads(): readonly ReadRow[] {
+    return this.#reads
+  }
+
+  get segments(): readonly SegmentRow[] {
+    return this.#segments
+  }
+
+  get cursor(): Position | undefined {
+    return this.#cursor
+  }
+
+  get nextOrdinal(): number {
+    return this.#nextOrdinal
+  }
+
+  seen(): ReadonlyMap<string, number> {
+    const rows = this.#database.all<{ hash: string; count: number }>(
+      'select hash, count from seen where sync = ?',
+      this.#sync,
+    )
+    return new Map(rows.map(({ hash, count }) => [hash, count]))
+  }
+
+  async beginRead(complete: boolean): Promise<ReadRow> {
+    const read: ReadRow = { id: this.#takeSerial(), state: 'open', complete, first: this.#nextOrdinal, rows: 0 }
+    await this.#database.commit(() => {
+      this.#saveSerial()
+      this.#database.run(
+        `insert into read (sync, id, state, complete, first, rows) values (?, ?, 'open', ?, ?, 0)`,
+        this.#sync,
+        read.id,
+        complete ? 1 : 0,
+        read.first,
+      )
+    })
+    this.#reads.push(read)
+    return read
+  }
+
+  async resumeRead(read: ReadRow): Promise<void> {
+    await this.#database.commit(() =>
+      this.#database.run(`update read set state = 'open' where sync = ? and id = ?`, this.#sync, read.id),
+    )
+    this.#replaceRead({ ...read, state: 'open' })
+  }
+
+  async beginSegment(read: ReadRow): Promise<SegmentRow> {
+    const id = this.#takeSerial()
+    const segment: SegmentRow = {
+      id,
+      read: read.id,
+      file: `stage-${id}.rows`,
+      first: this.#nextOrdinal,
+      rows: 0,
+      bytes: 0,
+    }
+    this.#segments.push(segment)
+    return segment
+  }
+
+  async staged(segment: SegmentRow, cursor: CursorStep | undefined, letters: readonly number[]): Promise<void> {
+    const before = this.#segments.find(({ id }) => id === segment.id)!
+    const added = segment.rows - before.rows
+    await this.#database.commit(() => {
+      this.#saveSerial()
+      this.#database.run(
+        'insert into segment (sync, id, read, file, first, rows, bytes) values (?, ?, ?, ?, ?, ?, ?) on conflict do update set rows = excluded.rows, bytes = excluded.bytes',
+        this.#sync,
+        segment.id,
+        segment.read,
+        segment.file,
+        segment.first,
+        segment.rows,
+        segment.bytes,
+      )
+      this.#database.run('update read set rows = rows + ? where sync = ? and id = ?', added, this.#sync, segment.read)
+      this.#database.run('update sync set next_ordinal = next_ordinal + ? where id = ?', added, this.#sync)
+      this.#saveCursor(cursor)
+      for (const id of letters) {
+        this.#database.run(`update dead_letter set state = 'redriven' where sync = ? and id = ?`, this.#sync, id)
+      }
+    })
+    this.#segments = this.#segments.map((one) => (one.id === segment.id ? segment : one))
+    const read = this.#reads.find(({ id }) => id === segment.read)!
+    this.#replaceRead({ ...read, rows: read.rows + added })
+    this.#nextOrdinal += added
+    if (cursor) this.#cursor = cursor.position
+  }
+
+  async endRead(read: ReadRow, state: 'sealed' | 'broken', cursor?: CursorStep): Promise<void> {
+    await this.#database.commit(() => {
+      this.#database.run('update read set state = ? where sync = ? and id = ?', state, this.#sync, read.id)
+      this.#saveCursor(cursor)
+    })
+    this.#replaceRead({ ...this.#reads.find(({ id }) => id === read.id)!, state })
+    if (cursor) this.#cursor = cursor.position
+  }
+
+  async free(reads: readonly ReadRow[], batchesBelow: number): Promise<void> {
+    if (reads.length === 0) return
+    const batches = this.batches().filter(({ ranges }) =>
+      ranges.every(([first, count]) => first + count <= batchesBelow),
+    )
+    await this.#database.commit(() => {
+      this.#forgetReads(reads)
+      for (const { id } of batches) this.#database.run('delete from batch where sync = ? and id = ?', this.#sync, id)
+    })
+    await this.#removeSegments(reads)
+  }
+
+  #forgetReads(reads: readonly ReadRow[]): void {
+    for (const { id } of reads) {
+      this.#database.run('delete from read where sync = ? and id = ?', this.#sync, id)
+      this.#database.run('delete from segment where sync = ? and read = ?', this.#sync, id)
+    }
+  }
+
+  /** The database names them no more. */
+  async #removeSegments(reads: readonly ReadRow[]): Promise<void> {
+    const gone = new Set(reads.map(({ id }) => id))
+    const segments = this.#segments.filter(({ read }) => gone.has(read))
+    this.#reads = this.#reads.filter(({ id }) => !gone.has(id))
+    this.#segments = this.#segments.filter(({ read }) => !gone.has(read))
+    checkpoint('before unlink')
+    for (const { file } of segments) await rm(join(this.folder, file), { force: true })
+  }
+
+  // ---- plans
+
+  get plan(): PlanRow | undefined {
+    return this.#plan
+  }
+
+  get snapshot(): SnapshotRow | undefined {
+    return this.#snapshot
+  }
+
+  async swap(change: Parameters<SyncState['swap']>[0]): Promise<void> {
+    const filed = async <T extends { readonly file: string }>(row: T | undefined): Promise<(T & Filed) | undefined> =>
+      row && { ...row, ...(await fingerprint(join(this.folder, row.file))) }
+    const old = [this.#plan?.file, this.#snapshot?.file]
+    const plan = await filed(change.plan && { ...change.plan, id: this.#takeSerial() })
+    const snapshot = await filed(change.snapshot)
+    await this.#database.commit(() => {
+      this.#saveSerial()
+      for (const table of ['batch', 'plan', 'snapshot'])
+        this.#database.run(`delete from ${table} where sync = ?`, this.#sync)
+      if (plan) {
+        this.#database.run(
+          'insert into plan (sync, id, file, bytes, digest, items, fresh, through, counts) values (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+          this.#sync,
+          plan.id,
+          plan.file,
+          plan.bytes,
+          plan.digest,
+          plan.items,
+          plan.fresh,
+          plan.through,
+          JSON.stringify(plan.counts),
+        )
+      }
+      if (snapshot) {
+        this.#database.run(
+          'insert into snapshot (sync, file, bytes, digest, rows) values (?, ?, ?, ?, ?)',
+          this.#sync,
+          snapshot.file,
+          snapshot.bytes,
+          snapshot.digest,
+          snapshot.rows,
+        )
+      }
+      for (const batch of change.unknown) this.#saveBatch(batch)
+      this.#forgetReads(change.free)
+    })
+    this.#plan = plan
+    this.#snapshot = snapshot
+    await this.#removeSegments(change.free)
+    for (const file of old) {
+      if (file && file !== plan?.file && file !== snapshot?.file) await rm(join(this.folder, file), { force: true })
+    }
+  }
+
+  // ---- batches
+
+  newBatch(): number {
+    return this.#nextBatch++
+  }
+
+  batches(): readonly LedgerBatch[] {
+    return this.#database.all<StoredBatch>('select * from batch where sync = ? order by id', this.#sync).map((row) => ({
+      id: row.id,
+      operation: row.operation as LedgerBatch['operation'],
+      ranges: JSON.parse(row.ranges) as Range[],
+      state: row.state as LedgerBatch['state'],
+      attempt: row.attempt,
+      doubt: row.doubt === 1,
+      idempotencyKey: row.idempotency_key,
+      digest: row.digest ?? undefined,
+      sentAt: row.sent_at,
+      rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
+      resumed: row.resumed === 1,
+      resent: row.resent === 1,
+    }))
+  }
+
+  *receipts(): Iterable<readonly (readonly [number, string])[]> {
+    const rows = this.#database.iterate<{ receipts: string }>(
+      'select receipts from batch where sync = ? and receipts is not null order by id',
+      this.#sync,
+    )
+    for (const { receipts } of rows) yield JSON.parse(receipts) as [number, string][]
+  }
+
+  sent(batch: LedgerBatch): Promise<void> {
+    return this.#database.commit(() => this.#saveBatch(batch))
+  }
+
+  settle(batch: LedgerBatch, { rejected, receipts, deliveredKeys }: Settled): Promise<void> {
+    return this.#database.commit(() => {
+      this.#saveBatch(batch)
+      if (receipts.length > 0) {
+        this.#database.run(
+          'update batch set receipts = ? where sync = ? and id = ?',
+          JSON.stringify(receipts),
+          this.#sync,
+          batch.id,
+        )
+      }
+      for (const key of deliveredKeys) this.#closeLetters(key)
+      for (const letter of rejected) {
+        if (letter.key !== undefined) this.#closeLetters(letter.key)
+        this.#database.run(
+          'insert into dead_letter (sync, ordinal, key, row, record, operation, reason, attempts, at) values (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+          this.#sync,
+          letter.ordinal,
+          letter.key ?? null,
+          text(letter.row),
+          letter.record === undefined ? null : text(letter.record),
+          letter.operation,
+          letter.reason,
+          letter.attempts,
+          Date.now(),
+        )
+      }
+    }, true)
+  }
+
+  release(batch: LedgerBatch): Promise<void> {
+    return this.#database.commit(
+      () => this.#database.run('delete from batch where sync = ? and id = ?', this.#sync, batch.id),
+      true,
+    )
+  }
+
+  unknown(batch: LedgerBatch): Promise<void> {
+    return this.#database.commit(() => this.#saveBatch(batch), true)
+  }
+
+  openLetters(): ReadonlySet<string> {
+    const rows = this.#database.all<{ key: string }>(
+      `select key from dead_letter where sync = ? and state = 'open' and key is not null`,
+      this.#sync,
+    )
+    return new Set(rows.map(({ key }) => key))
+  }
+
+  async close(): Promise<void> {
+    this.#release()
+  }
+
+  #saveBatch(batch: LedgerBatch): void {
+    this.#database.run(
+      `insert into batch (sync, id, operation, ranges, rows, state, attempt, doubt, idempotency_key, digest, sent_at, rejected, resumed, resent)
+       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       on conflict do update set ranges = excluded.ranges, rows = excluded.rows, state = excluded.state, attempt = excluded.attempt,
+         doubt = excluded.doubt, idempotency_key = excluded.idempotency_key, digest = excluded.digest, sent_at = excluded.sent_at,
+         rejected = excluded.rejected, resent = excluded.resent`,
+      this.#sync,
+      batch.id,
+      batch.operation,
+      JSON.stringify(batch.ranges),
+      batch.ranges.reduce((sum, [, count]) => sum + count, 0),
+      batch.state,
+      batch.attempt,
+      batch.doubt ? 1 : 0,
+      batch.idempotencyKey,
+      batch.digest ?? null,
+      batch.sentAt,
+      batch.rejected.length === 0 ? null : JSON.stringify(batch.rejected),
+      batch.resumed ? 1 : 0,
+      batch.resent ? 1 : 0,
+    )
+  }
+
+  #closeLetters(key: string): void {
+    this.#database.run(
+      `update dead_letter set state = 'closed' where sync = ? and key = ? and state = 'open'`,
+      this.#sync,
+      key,
+    )
+  }
+
+  #saveCursor(step: CursorStep | undefined): void {
+    if (!step) return
+    this.#database.run('update sync set cursor = ? where id = ?', text({ position: step.position }), this.#sync)
+    this.#database.run('delete from seen where sync = ? and at < ?', this.#sync, sortable(step.windowStart))
+    for (const [hash, at, count] of step.seen) {
+      this.#database.run(
+        'insert into seen (sync, hash, at, count) values (?, ?, ?, ?) on conflict do update set count = count + excluded.count',
+        this.#sync,
+        hash,
+        sortable(at),
+        count,
+      )
+    }
+  }
+
+  #takeSerial(): number {
+    return ++this.#serial
+  }
+
+  #saveSerial(): void {
+    this.#database.run('update sync set serial = ? where id = ?', this.#serial, this.#sync)
+  }
+
+  #replaceRead(read: ReadRow): void {
+    this.#reads = this.#reads.map((one) => (one.id === read.id ? read : one))
+  }
+
+  #damaged(path: string, problem: string): StateDamagedError {
+    return new StateDamagedError(
+      `state: ${path} ${problem}; nothing was sent. Restore the state folder, or forget this sync with \`spillway reset\``,
+    )
+  }
+}
+
+// ---- as stored -----------------------------------------------------------------------------------------------------
+
+type Filed = { readonly bytes: number; readonly digest: string }
+type StoredSync = {
+  id: number
+  nonce: string
+  next_ordinal: number
+  serial: number
+  identity: string
+  cursor: string | null
+}
+type StoredRun = { id: string; started_at: number; ended_at: number | null; status: string; summary: string | null }
+type StoredBatch = {
+  id: number
+  operation: string
+  ranges: string
+  state: string
+  attempt: number
+  doubt: number
+  idempotency_key: string
+  digest: string | null
+  sent_at: number
+  rejected: string | null
+  resumed: number
+  resent: number
+}
+type StoredLetterRow = {
+  id: number
+  ordinal: number
+  key: string | null
+  row: string
+  record: string | null
+  operation: string
+  reason: string
+  attempts: number
+  at: number
+}
+
+function runRow(run: StoredRun, running: boolean): RunRow {
+  return {
+    id: run.id,
+    startedAt: run.started_at,
+    endedAt: run.ended_at ?? undefined,
+    // nobody holds the lock and nobody wrote an end
+    status: run.status === 'running' && !running ? 'killed' : (run.status as RunRow['status']),
+    summary: run.summary === null ? undefined : JSON.parse(run.summary),
+  }
+}
+
+/** One row as text that keeps every kind of value. */
+function text(row: object): string {
+  const encoded = encodeRows([row])
+  return JSON.stringify([encoded.tagged, encoded.text])
+}
+
+function parse(stored: string): Record<string, unknown> {
+  const [tagged, encoded] = JSON.parse(stored) as [boolean, string]
+  return decodeRows(encoded, tagged)[0]!
+}
+
+function parsePosition(stored: string): Position {
+  return parse(stored)['position'] as Position
+}
+
+/** A cursor value in a form that SQLite orders as the source does, within one kind of value. */
+function sortable(value: Position): string | number | bigint {
+  return value instanceof Date ? Instant.micros(value) : value
+}
+
+/** A sync's name as the name of a file, on any file system. */
+function fileName(name: string): string {
+  return encodeURIComponent(name).replace(/[.*]/g, (character) => `%${character.charCodeAt(0).toString(16)}`)
+}

@@ -1,0 +1,49 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { open, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
+
+const hook = Symbol.for('spillway.checkpoint')
+
+/**
+ * A named point between two durable steps. It does nothing, unless a test has put a function there to kill the process or
+ * to fail like a full disk.
+ */
+export function checkpoint(name: string): void {
+  ;(globalThis as { [hook]?: (name: string) => void })[hook]?.(name)
+}
+
+/**
+ * Makes a whole file appear durably or not at all: `write` fills a temporary name, which is then synced and renamed.
+ * DuckDB's `COPY TO` never syncs, so the file is opened again for it.
+ */
+export async function writeDurably(path: string, write: (temporary: string) => Promise<void>): Promise<void> {
+  const temporary = `${path}.tmp`
+  await write(temporary)
+  checkpoint('file written')
+  await sync(temporary)
+  await rename(temporary, path)
+  await sync(dirname(path))
+  checkpoint('file renamed')
+}
+
+/** Makes what was written to a file, or the names in a folder, durable. */
+export async function sync(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Length and digest of a whole file, by which the database knows it again. */
+export async function fingerprint(path: string): Promise<{ bytes: number; digest: string }> {
+  const hash = createHash('sha256')
+  let bytes = 0
+  for await (const piece of createReadStream(path)) {
+    hash.update(piece as Buffer)
+    bytes += (piece as Buffer).length
+  }
+  return { bytes, digest: hash.digest('hex') }
+}

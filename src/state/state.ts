@@ -1,0 +1,216 @@
+import type { Operation } from '../destination.js'
+import type { AnyRow } from '../values.js'
+
+/** Consecutive ordinals. */
+export type Range = readonly [first: number, count: number]
+
+/** A batch as the ledger knows it. An ordinal that is in no batch is pending. */
+export interface LedgerBatch {
+  readonly id: number
+  readonly operation: Operation
+  /** The ordinals of the plan's items (in `append`: of the staged rows) that it covers. No two batches share one. */
+  readonly ranges: readonly Range[]
+  readonly state: 'sent' | 'settled' | 'unknown'
+  readonly attempt: number
+  /** An attempt at these rows may have been applied although nothing says so. */
+  readonly doubt: boolean
+  readonly idempotencyKey: string
+  /** Of the records as they were sent, where the destination is idempotent: a key must never meet another body. */
+  readonly digest: string | undefined
+  /** When the latest attempt left, in milliseconds since 1970. */
+  readonly sentAt: number
+  /** The ordinals of its rejected rows, once it is settled. */
+  readonly rejected: readonly number[]
+  /** Its rows come from an earlier run. */
+  readonly resumed: boolean
+  /** Its rows were sent again although an earlier attempt may have been applied. */
+  readonly resent: boolean
+}
+
+/** A refused row, with everything that is needed to send it again. */
+export interface Rejected {
+  readonly ordinal: number
+  readonly key: string | undefined
+  readonly row: AnyRow
+  readonly record: object | undefined
+  readonly operation: Operation
+  readonly reason: string
+  readonly attempts: number
+}
+
+/** A dead letter as it is kept. */
+export interface StoredLetter extends Rejected {
+  readonly id: number
+  readonly at: number
+}
+
+/** What was learnt of a batch whose every row was answered. */
+export interface Settled {
+  readonly rejected: readonly Rejected[]
+  /** The destination's own ids, by ordinal. */
+  readonly receipts: readonly (readonly [ordinal: number, remoteId: string])[]
+  /** Keys delivered for which a dead letter may be open: it is closed. */
+  readonly deliveredKeys: readonly string[]
+}
+
+/** One reading of the source. */
+export interface ReadRow {
+  readonly id: number
+  readonly state: 'open' | 'sealed' | 'broken'
+  /** It shows the whole of the source: no cursor, not one-shot. */
+  readonly complete: boolean
+  /** The ordinal of its first row, and how many rows of it are staged. */
+  readonly first: number
+  readonly rows: number
+}
+
+/** An immutable file of staged rows that still grows, up to the committed length. */
+export interface SegmentRow {
+  readonly id: number
+  readonly read: number
+  readonly file: string
+  readonly first: number
+  readonly rows: number
+  readonly bytes: number
+}
+
+/** How far a cursor column was read. */
+export type Position = string | number | bigint | Date
+
+/** A step of the cursor, made durable together with the rows it stands for. */
+export interface CursorStep {
+  readonly position: Position
+  /** Rows staged from the window that the next read covers again: hash, cursor value, count. */
+  readonly seen: readonly (readonly [hash: string, at: Position, count: number])[]
+  /** The start of that window: rows seen before it will not come again. */
+  readonly windowStart: Position
+}
+
+/** The plan whose items are being delivered. In `append` there is none: the stage itself is the plan. */
+export interface PlanRow {
+  readonly id: number
+  readonly file: string
+  readonly items: number
+  /** The first item that is not carried over from an earlier plan. */
+  readonly fresh: number
+  /** Staged ordinals below this are in this plan or were planned before. */
+  readonly through: number
+  readonly counts: PlanCounts
+}
+
+/** What planning alone decided, about rows that this run read and about those carried over. */
+export interface PlanCounts {
+  readonly unchanged: number
+  readonly superseded: number
+  readonly carriedUnchanged: number
+  readonly carriedSuperseded: number
+}
+
+/** The keys that the destination has acknowledged. */
+export interface SnapshotRow {
+  readonly file: string
+  readonly rows: number
+}
+
+/** One line of the history. */
+export interface RunRow {
+  readonly id: string
+  readonly startedAt: number
+  readonly endedAt: number | undefined
+  readonly status: 'running' | 'done' | 'incomplete' | 'failed' | 'killed'
+  readonly summary: unknown
+}
+
+/** What everybody may look at while a run goes on. */
+export interface StatusRow {
+  readonly running: boolean
+  readonly lastRun: RunRow | undefined
+  readonly deadLetters: number
+  readonly pending: number
+  readonly unknown: number
+  readonly cursor: Position | undefined
+}
+
+/**
+ * Where runs keep what must survive a crash. Every method that changes something returns a promise that resolves when the
+ * change is durable; changes become durable in the order of the calls, those made together in one commit.
+ */
+export interface State {
+  /** Takes the sync for a run: one at a time, on any number of processes. @throws AlreadyRunningError */
+  open(sync: string, identity: Identity): Promise<SyncState>
+  status(sync: string): Promise<StatusRow | undefined>
+  deadLetters(sync: string): AsyncIterable<StoredLetter>
+  /** Forgets everything about a sync. @throws AlreadyRunningError */
+  reset(sync: string): Promise<void>
+  close(): Promise<void>
+}
+
+/** What a snapshot and a ledger belong to. Each part is text that may be shown. */
+export interface Identity {
+  readonly mode: string
+  readonly key: string
+  readonly match: string
+  readonly destination: string
+}
+
+/** The state of one sync, held by the one run that has it. */
+export interface SyncState {
+  /** Where the stage, the plans and the snapshots of this sync are. */
+  readonly folder: string
+  /** Never the same again after a reset, when ordinals begin anew. */
+  readonly nonce: string
+
+  beginRun(id: string): Promise<void>
+  endRun(id: string, status: RunRow['status'], summary: unknown): Promise<void>
+
+  // reads
+  readonly reads: readonly ReadRow[]
+  readonly segments: readonly SegmentRow[]
+  readonly cursor: Position | undefined
+  /** How many rows of each hash were staged from the window that the next read covers again. */
+  seen(): ReadonlyMap<string, number>
+  /** The ordinal of the next row to be staged. */
+  readonly nextOrdinal: number
+  beginRead(complete: boolean): Promise<ReadRow>
+  /** Goes on with a read that broke off. */
+  resumeRead(read: ReadRow): Promise<void>
+  beginSegment(read: ReadRow): Promise<SegmentRow>
+  /**
+   * Rows of a segment are synced up to `bytes`: from now on they are staged, the cursor is theirs, and the dead letters
+   * that they were made from count as sent again.
+   */
+  staged(segment: SegmentRow, cursor: CursorStep | undefined, letters: readonly number[]): Promise<void>
+  endRead(read: ReadRow, state: 'sealed' | 'broken', cursor?: CursorStep): Promise<void>
+  /** Forgets reads whose every row is terminal, and the batches that `append` sent of them; then removes the files. */
+  free(reads: readonly ReadRow[], batchesBelow: number): Promise<void>
+
+  // plans
+  readonly plan: PlanRow | undefined
+  readonly snapshot: SnapshotRow | undefined
+  /** Puts a plan and the snapshot it was made from in place of the old ones, whose open items are thereby superseded. */
+  swap(change: {
+    readonly plan: Omit<PlanRow, 'id'> | undefined
+    readonly snapshot: SnapshotRow | undefined
+    /** Batches of the new plan whose outcome is still open. */
+    readonly unknown: readonly LedgerBatch[]
+    /** Reads of which no row is needed any more. */
+    readonly free: readonly ReadRow[]
+  }): Promise<void>
+
+  // batches
+  batches(): readonly LedgerBatch[]
+  receipts(): Iterable<readonly (readonly [ordinal: number, remoteId: string])[]>
+  /** Marks ordinals as sent. Returns when that is durable: only now may the request leave. */
+  sent(batch: LedgerBatch): Promise<void>
+  settle(batch: LedgerBatch, outcome: Settled): Promise<void>
+  /** Nothing of the batch was applied: its ordinals are pending again. */
+  release(batch: LedgerBatch): Promise<void>
+  unknown(batch: LedgerBatch): Promise<void>
+  /** An id for a new batch. */
+  newBatch(): number
+
+  /** Keys of open dead letters. */
+  openLetters(): ReadonlySet<string>
+
+  close(): Promise<void>
+}

@@ -1,0 +1,312 @@
+import type { Secret } from './config.js'
+import { redactLog } from './config.js'
+import { type Destination, definitionOf, type Operation } from './destination.js'
+import { type Duration, milliseconds } from './duration.js'
+import { ConfigError } from './errors.js'
+import type { Log } from './log.js'
+import { type Run, type RunOptions, runSync, type SyncDefinition } from './run.js'
+import { type Readable, type RowOf, sourceOf } from './source.js'
+import { openEmbedded } from './state/embedded.js'
+import type { Position, StoredLetter } from './state/state.js'
+import { type AnyRow, describe } from './values.js'
+
+/** The operations that each mode needs of its destination. */
+interface Needs {
+  append: 'insert'
+  insert: 'insert'
+  update: 'update'
+  upsert: 'upsert'
+  mirror: 'upsert' | 'delete'
+  replace: 'replace'
+}
+
+/**
+ * What a sync sends.
+ *
+ * | mode | sends |
+ * |---|---|
+ * | `append` | every row once; with a `cursor`, every new row once |
+ * | `insert` | rows whose key was never delivered |
+ * | `upsert` | every row that it reads, for the destination to create or update |
+ *
+ * `update`, `mirror` and `replace` need the comparison with what was delivered before; this version refuses them.
+ */
+export type Mode = keyof Needs
+
+type Column<R> = keyof R & string
+type Served<Op> = { [M in Mode]: [Needs[M]] extends [Op] ? M : never }[Mode]
+type Key<R> = Column<R> | readonly Column<R>[]
+type Keyed = 'insert' | 'update' | 'upsert' | 'mirror'
+type Whole = 'mirror' | 'replace'
+
+type KeyOption<R, M> = [M] extends [never]
+  ? { key?: Key<R> | undefined }
+  : [M] extends [Keyed]
+    ? { key: Key<R> }
+    : { key?: Key<R> | undefined }
+type CursorOption<R, M> = [M] extends [never] ? Cursor<R> : [M] extends [Whole] ? { cursor?: never } : Cursor<R>
+type Cursor<R> = {
+  /**
+   * A column that only grows: only rows from where the last read ended are read. `lag` reads so much before that again,
+   * for rows that were committed late (rows staged before are recognised and dropped); `from` is where the first read begins.
+   */
+  cursor?: Column<R> | { column: Column<R>; lag?: Duration | number; from?: Position } | undefined
+}
+type MapOption<R, I> = [R] extends [I] ? { map?: ((row: R) => I) | undefined } : { map: (row: R) => I }
+
+type SyncOptions<R, M> = {
+  /** Names the sync in messages and in the state. Renaming it begins afresh. */
+  name: string
+  /** The folder of the state. @default '.spillway' */
+  state?: string | Secret | undefined
+  /** Where messages go. @default the console, without `debug` */
+  log?: Log | undefined
+} & KeyOption<R, M> &
+  CursorOption<R, M>
+
+/** A refused row. */
+export interface DeadLetter<Row = AnyRow, I = AnyRow> {
+  readonly id: number
+  /** The row's key: a value, or a list where several columns make it; `undefined` without one. */
+  readonly key: unknown
+  readonly row: Row
+  /** What `map` made of the row; `undefined` when that is what failed. */
+  readonly record: I | undefined
+  readonly operation: Operation
+  readonly reason: string
+  readonly at: Date
+  readonly attempts: number
+}
+
+/** How a sync stands; it can be read while a run goes on, from any process. */
+export interface SyncStatus {
+  readonly sync: string
+  readonly running: boolean
+  /** The latest run, the one that goes on included. */
+  readonly lastRun:
+    | (Partial<Run> & {
+        readonly id: string
+        readonly state: 'running' | 'done' | 'incomplete' | 'failed' | 'killed'
+        readonly startedAt: Date
+        readonly endedAt: Date | undefined
+      })
+    | undefined
+  readonly deadLetters: number
+  readonly pending: number
+  readonly unknown: number
+  readonly cursor: Position | undefined
+}
+
+/** A source joined to a destination. Made by {@link sync}. */
+// biome-ignore lint/suspicious/noExplicitAny: a list holds syncs of any rows
+export interface Sync<Row = any, I = any> {
+  readonly name: string
+  /**
+   * Reads, delivers, and tells what became of each row. First it finishes what an earlier run left open.
+   *
+   * Resolves also when rows were rejected, or when the run is `incomplete`. @throws what ended the run, when it failed: a
+   * {@link ConfigError} before anything is sent, a {@link SourceError}, a {@link FatalError}, {@link AlreadyRunningError}.
+   */
+  run(options?: RunOptions): Promise<Run>
+  status(): Promise<SyncStatus>
+  /** Refused rows that were neither delivered since nor sent again, oldest first. */
+  deadLetters(where?: (letter: DeadLetter<Row, I>) => boolean): AsyncIterable<DeadLetter<Row, I>>
+  /**
+   * Sends dead letters again. In `append`, and where the source has a cursor or can be read only once, the stored rows are
+   * sent, mapped anew; otherwise the source is read, and the rows that it has now are sent.
+   */
+  redrive(options?: RunOptions & { where?: (letter: DeadLetter<Row, I>) => boolean }): Promise<Run>
+  /** Forgets what was delivered, read and refused: the next run begins afresh. The destination is not touched. */
+  reset(): Promise<void>
+}
+
+/**
+ * Joins a source to a destination. Nothing happens before `run()`.
+ *
+ * @throws ConfigError when the options cannot work, naming the sync, the option and the remedy.
+ *
+ * @example
+ * ```ts
+ * const people = [{ id: 1, email: 'ada@example.com' }]
+ * const contacts = sync({ name: 'contacts', from: people, to: destination(100)((rows) => console.table(rows)), key: 'id', mode: 'upsert' })
+ * const { delivered, rejected } = await contacts.run()
+ * ```
+ */
+export function sync<E extends object, I, Op extends Operation, const M extends Served<Op> = never>(
+  options: { from: Readable<E>; to: Destination<I, Op>; mode?: M } & SyncOptions<RowOf<NoInfer<E>>, M> &
+    MapOption<RowOf<NoInfer<E>>, I>,
+): Sync<RowOf<E>, I> {
+  const definition = define(options as unknown as RawOptions)
+  const { name, folder, key } = definition
+  const asLetter = (stored: StoredLetter): DeadLetter<RowOf<E>, I> => ({
+    id: stored.id,
+    key: key && (key.length === 1 ? stored.row[key[0]!] : key.map((column) => stored.row[column])),
+    row: stored.row as RowOf<E>,
+    record: stored.record as I | undefined,
+    operation: stored.operation,
+    reason: stored.reason,
+    at: new Date(stored.at),
+    attempts: stored.attempts,
+  })
+  return {
+    name,
+    run: (runOptions = {}) => runSync(definition, runOptions),
+    redrive: ({ where = () => true, ...runOptions } = {}) =>
+      runSync(definition, runOptions, (stored) => where(asLetter(stored))),
+    async *deadLetters(where = () => true) {
+      const state = await openEmbedded(folder)
+      try {
+        for await (const stored of state.deadLetters(name)) {
+          const letter = asLetter(stored)
+          if (where(letter)) yield letter
+        }
+      } finally {
+        await state.close()
+      }
+    },
+    async status() {
+      const state = await openEmbedded(folder)
+      try {
+        const status = await state.status(name)
+        if (!status) {
+          return {
+            sync: name,
+            running: false,
+            lastRun: undefined,
+            deadLetters: 0,
+            pending: 0,
+            unknown: 0,
+            cursor: undefined,
+          }
+        }
+        const { lastRun, ...rest } = status
+        return {
+          sync: name,
+          ...rest,
+          lastRun: lastRun && {
+            ...(lastRun.summary as Partial<Run> | undefined),
+            id: lastRun.id,
+            state: lastRun.status,
+            startedAt: new Date(lastRun.startedAt),
+            endedAt: lastRun.endedAt === undefined ? undefined : new Date(lastRun.endedAt),
+          },
+        }
+      } finally {
+        await state.close()
+      }
+    },
+    async reset() {
+      const state = await openEmbedded(folder)
+      try {
+        await state.reset(name)
+      } finally {
+        await state.close()
+      }
+    },
+  }
+}
+
+/**
+ * Runs syncs side by side. Resolves when all have ended, with their runs in the same order; one that fails does not stop
+ * the others. @throws the error of the one that failed, or an AggregateError of several.
+ */
+export async function runAll<const T extends readonly Sync[]>(
+  syncs: T,
+  options: RunOptions = {},
+): Promise<{ [K in keyof T]: Run }> {
+  const results = await Promise.allSettled(syncs.map((one) => one.run(options)))
+  const failed = results.flatMap((result, index) =>
+    result.status === 'rejected' ? [{ name: syncs[index]!.name, error: result.reason }] : [],
+  )
+  if (failed.length === 1) throw failed[0]!.error
+  if (failed.length > 1) {
+    throw new AggregateError(
+      failed.map(({ error }) => error),
+      `${failed.length} of ${syncs.length} syncs failed: ${failed.map(({ name, error }) => `${name}: ${String(error?.message ?? error)}`).join('; ')}`,
+    )
+  }
+  return results.map((result) => (result as PromiseFulfilledResult<Run>).value) as { [K in keyof T]: Run }
+}
+
+// ---- checking the options ------------------------------------------------------------------------------------------
+
+type RawOptions = { readonly [option: string]: unknown }
+
+const options: readonly string[] = ['name', 'from', 'to', 'mode', 'key', 'cursor', 'map', 'state', 'log']
+const modes: readonly string[] = ['append', 'insert', 'update', 'upsert', 'mirror', 'replace']
+
+function define(given: RawOptions): SyncDefinition {
+  const { name } = given
+  if (typeof name !== 'string' || name.trim() === '') {
+    throw new ConfigError(`sync: name is ${describe(name)}; give the sync a name, by which its state is found again`)
+  }
+  const wrong = (problem: string): ConfigError => new ConfigError(`${name}: ${problem}`)
+  const stranger = Object.keys(given).find((option) => !options.includes(option))
+  if (stranger !== undefined) throw wrong(`there is no option ${stranger}; the options are ${options.join(', ')}`)
+
+  const destination = definitionOf(given['to'], name)
+  const source = sourceOf(given['from'], name)
+  const key = columnsOf(given['key'], wrong)
+  const mode = given['mode'] ?? (key ? 'upsert' : 'append')
+  if (typeof mode !== 'string' || !modes.includes(mode)) {
+    throw wrong(`${JSON.stringify(mode)} is not a mode; the modes are ${modes.join(', ')}`)
+  }
+  if (mode !== 'append' && mode !== 'insert' && mode !== 'upsert') {
+    throw wrong(
+      `mode ${mode} needs the comparison with what was delivered before, which this version does not have; use append, insert or upsert`,
+    )
+  }
+  const operation = mode === 'upsert' ? 'upsert' : 'insert'
+  if (!destination.handlers[operation]) {
+    throw wrong(
+      `mode ${mode} needs ${operation}, and ${destination.name} can only ${Object.keys(destination.handlers)
+        .filter((one) => one !== 'verify')
+        .join(', ')}`,
+    )
+  }
+  if (mode !== 'append' && !key) throw wrong(`mode ${mode} needs key: name the column, or columns, that identify a row`)
+  const map = given['map']
+  if (map !== undefined && typeof map !== 'function')
+    throw wrong(`map is ${describe(map)}; it must be a function from a row to a record`)
+  const state = given['state'] ?? '.spillway'
+  if (typeof state !== 'string' || /^\w+:\/\//.test(state)) {
+    throw wrong(`state must be the path of a folder; a state in a database is not supported by this version`)
+  }
+  return {
+    name,
+    source,
+    destination,
+    mode,
+    operation,
+    key,
+    cursor: cursorOf(given['cursor'], wrong),
+    map: map as SyncDefinition['map'],
+    folder: state,
+    log: redactLog((given['log'] as Log | undefined) ?? { ...console, debug() {} }),
+  }
+}
+
+function columnsOf(key: unknown, wrong: (problem: string) => ConfigError): readonly string[] | undefined {
+  if (key === undefined) return undefined
+  const columns = typeof key === 'string' ? [key] : key
+  if (
+    !Array.isArray(columns) ||
+    columns.length === 0 ||
+    columns.some((column) => typeof column !== 'string' || column === '')
+  ) {
+    throw wrong(`key must be the name of a column, or a list of them`)
+  }
+  return columns
+}
+
+function cursorOf(cursor: unknown, wrong: (problem: string) => ConfigError): SyncDefinition['cursor'] {
+  if (cursor === undefined) return undefined
+  if (typeof cursor === 'string' && cursor !== '') return { column: cursor, lag: undefined, from: undefined }
+  const { column, lag, from } = (cursor ?? {}) as { column?: unknown; lag?: unknown; from?: Position }
+  if (typeof column !== 'string' || column === '')
+    throw wrong(`cursor must be the name of a column, or { column, lag, from }`)
+  if (typeof lag === 'string') milliseconds(lag as Duration, 'cursor lag')
+  else if (lag !== undefined && !(typeof lag === 'number' && lag >= 0))
+    throw wrong(`cursor lag is ${describe(lag)}; give a duration, or a number that is not negative`)
+  return { column, lag: lag as Duration | number | undefined, from }
+}

@@ -1,0 +1,326 @@
+/** Rows of unknown shape. `any`, so that interfaces fit too: an index signature of `unknown` would refuse them. */
+// biome-ignore lint/suspicious/noExplicitAny: see above
+export type AnyRow = { [column: string]: any }
+
+/** What a column holds, in the terms of the lossless row. */
+export type ColumnType =
+  | 'text'
+  | 'integer'
+  | 'bigint'
+  | 'decimal'
+  | 'double'
+  | 'boolean'
+  | 'date'
+  | 'timestamp'
+  | 'instant'
+  | 'binary'
+  | 'json'
+
+/** A column of a source or of the records that a destination receives. */
+export interface Column {
+  readonly name: string
+  readonly type: ColumnType
+  readonly nullable: boolean
+}
+
+/**
+ * A point in time with microseconds. It is a `Date`, so everything that takes one takes it;
+ * `toISOString()` and JSON print the microseconds when there are any.
+ */
+export class Instant extends Date {
+  readonly #microseconds: number
+
+  private constructor(milliseconds: number, microseconds: number) {
+    super(milliseconds)
+    this.#microseconds = microseconds
+  }
+
+  /** Reads ISO 8601 with a zone and up to six digits; a plain `Date` where milliseconds are enough. Digits beyond six are cut. */
+  static of(text: string): Date {
+    const match = /^(.*T\d{2}:\d{2}:\d{2})\.(\d{3})(\d{1,3})\d*(Z|[+-]\d{2}:?\d{2})$/.exec(text)
+    const microseconds = match ? Number(match[3]!.padEnd(3, '0')) : 0
+    if (!match || microseconds === 0) return new Date(text)
+    return new Instant(Date.parse(`${match[1]}.${match[2]}${match[4]}`), microseconds)
+  }
+
+  /** Microseconds since 1970, exact. */
+  static micros(date: Date): bigint {
+    return BigInt(date.getTime()) * 1000n + BigInt(date instanceof Instant ? date.#microseconds : 0)
+  }
+
+  /** The instant of that many microseconds since 1970; a plain `Date` where milliseconds are enough. */
+  static ofMicros(micros: bigint): Date {
+    const rest = ((micros % 1000n) + 1000n) % 1000n
+    const milliseconds = Number((micros - rest) / 1000n)
+    return rest === 0n ? new Date(milliseconds) : new Instant(milliseconds, Number(rest))
+  }
+
+  override toISOString(): string {
+    return `${super.toISOString().slice(0, -1)}${String(this.#microseconds).padStart(3, '0')}Z`
+  }
+
+  override toJSON(): string {
+    return this.toISOString()
+  }
+}
+
+// ---- the stage's encoding: JSON, with a tagged object for each value that JSON would bend ------------------
+
+/** Marks an object that stands for another value; an object that owns this key itself is wrapped. */
+const tag = '$'
+
+/**
+ * Rows as one JSON array. `tagged` says that some value needed a tag and {@link decodeRows} must look for them:
+ * most rows hold none, and are then written and read at the speed of JSON itself.
+ *
+ * @throws TypeError naming the row's place in `rows` and the column, when a value cannot be kept.
+ */
+export function encodeRows(rows: readonly object[]): { text: string; tagged: boolean } {
+  let tagged = false
+  for (let index = 0; index < rows.length; index++) {
+    const row = rows[index]
+    if (row === null || typeof row !== 'object' || Array.isArray(row) || row instanceof Date) {
+      throw new RowError(index, `is ${describe(row)}, not an object with columns`)
+    }
+    if (!tagged && !isPlainObject(row, index)) tagged = true
+  }
+  return { text: JSON.stringify(tagged ? rows.map(encodeObject) : rows), tagged }
+}
+
+/** The rows that {@link encodeRows} wrote. */
+export function decodeRows(text: string, tagged: boolean): AnyRow[] {
+  const rows = JSON.parse(text) as AnyRow[]
+  return tagged ? (rows.map(decodeObject) as AnyRow[]) : rows
+}
+
+/** A row that cannot be kept, by its place in the array given. */
+export class RowError extends TypeError {
+  constructor(
+    readonly index: number,
+    readonly problem: string,
+  ) {
+    super(`row ${index} ${problem}`)
+  }
+}
+
+function isPlainObject(row: object, index: number): boolean {
+  for (const column in row) {
+    const value = (row as AnyRow)[column]
+    switch (typeof value) {
+      case 'string':
+      case 'boolean':
+      case 'undefined':
+        continue
+      case 'number':
+        if (value - value === 0 && (value !== 0 || 1 / value > 0)) continue
+        return false
+      case 'object':
+        if (value === null) continue
+        if (isPlainNested(value)) continue
+        return false
+      case 'bigint':
+        return false
+      default:
+        throw new RowError(index, `holds ${describe(value)} in column ${JSON.stringify(column)}, which cannot be kept`)
+    }
+  }
+  return true
+}
+
+function isPlainNested(value: object): boolean {
+  const prototype = Object.getPrototypeOf(value)
+  if (prototype !== Object.prototype && prototype !== Array.prototype && prototype !== null) return false
+  for (const key in value) {
+    const inner = (value as AnyRow)[key]
+    if (inner === null || typeof inner === 'string' || typeof inner === 'boolean') continue
+    if (typeof inner === 'number' && inner - inner === 0 && (inner !== 0 || 1 / inner > 0)) continue
+    if (typeof inner === 'object' && isPlainNested(inner)) continue
+    return false
+  }
+  return true
+}
+
+function encodeObject(row: object, index: number): unknown {
+  const encoded: AnyRow = {}
+  for (const [column, value] of Object.entries(row)) {
+    if (value !== undefined) set(encoded, column, encode(value, `column ${JSON.stringify(column)}`, index))
+  }
+  return tag in encoded ? { [tag]: 'object', v: encoded } : encoded
+}
+
+function encode(value: unknown, where: string, index: number): unknown {
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+      return value
+    case 'number':
+      return Number.isFinite(value) && !Object.is(value, -0)
+        ? value
+        : { [tag]: 'number', v: Object.is(value, -0) ? '-0' : String(value) }
+    case 'bigint':
+      return { [tag]: 'bigint', v: value.toString() }
+    case 'undefined':
+      return null
+    case 'object':
+      break
+    default:
+      throw new RowError(index, `holds ${describe(value)} in ${where}, which cannot be kept`)
+  }
+  if (value === null) return null
+  if (Array.isArray(value)) return value.map((item) => encode(item, where, index))
+  if (value instanceof Date) {
+    return { [tag]: 'instant', v: Number.isNaN(value.getTime()) ? null : value.toISOString() }
+  }
+  if (value instanceof Uint8Array) return { [tag]: 'binary', v: Buffer.from(value).toString('base64') }
+  if (ArrayBuffer.isView(value) && !(value instanceof DataView)) {
+    return Array.from(value as unknown as Iterable<unknown>, (item) => encode(item, where, index))
+  }
+  if (typeof (value as { toJSON?: unknown }).toJSON === 'function') {
+    return encode((value as { toJSON(): unknown }).toJSON(), where, index)
+  }
+  if (value instanceof Map || value instanceof Set || value instanceof DataView || value instanceof ArrayBuffer) {
+    throw new RowError(index, `holds a ${value.constructor.name} in ${where}: give an array, an object or a Uint8Array`)
+  }
+  return encodeObject(value, index)
+}
+
+function decode(value: unknown): unknown {
+  if (value === null || typeof value !== 'object') return value
+  if (Array.isArray(value)) return value.map(decode)
+  return decodeObject(value)
+}
+
+function decodeObject(value: AnyRow): unknown {
+  switch (Object.hasOwn(value, tag) ? value[tag] : undefined) {
+    case undefined:
+      for (const key in value) {
+        const inner = value[key]
+        if (inner !== null && typeof inner === 'object') set(value, key, decode(inner))
+      }
+      return value
+    case 'object': {
+      const inner = value['v'] as AnyRow
+      for (const key of Object.keys(inner)) set(inner, key, decode(inner[key]))
+      return inner
+    }
+    case 'number':
+      return Number(value['v'])
+    case 'bigint':
+      return BigInt(value['v'])
+    case 'instant':
+      return value['v'] === null ? new Date(Number.NaN) : Instant.of(value['v'])
+    case 'binary':
+      return new Uint8Array(Buffer.from(value['v'], 'base64'))
+    default:
+      throw new TypeError(`unknown tag ${JSON.stringify(value[tag])} in a staged row`)
+  }
+}
+
+/** Assigns without running the setter that `__proto__` is. */
+function set(target: AnyRow, key: string, value: unknown): void {
+  if (key === '__proto__') {
+    Object.defineProperty(target, key, { value, enumerable: true, configurable: true, writable: true })
+  } else target[key] = value
+}
+
+/** What kind of thing a value is, for an error that must not show the value. */
+export function describe(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'an array'
+  if (typeof value === 'object') return `a ${value.constructor?.name ?? 'object'}`
+  return typeof value === 'undefined' ? 'undefined' : `a ${typeof value}`
+}
+
+// ---- canonical text: equal values have equal texts, different values never ---------------------------------
+
+/**
+ * One text per value: `null`, `''`, `'0'`, `0` and `false` differ, key order does not count, and an integer is the same
+ * as `number` and as `bigint`.
+ */
+export function canonical(value: unknown): string {
+  switch (typeof value) {
+    case 'string':
+      return JSON.stringify(value)
+    case 'number':
+      return Number.isInteger(value) ? `i${BigInt(value)}` : `d${value}`
+    case 'bigint':
+      return `i${value}`
+    case 'boolean':
+      return value ? 't' : 'f'
+    case 'undefined':
+      return 'u'
+    case 'object':
+      break
+    default:
+      throw new TypeError(`${describe(value)} has no canonical form`)
+  }
+  if (value === null) return 'n'
+  if (Array.isArray(value)) return `[${value.map(canonical).join()}]`
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'D' : `D${Instant.micros(value)}`
+  if (value instanceof Uint8Array) return `x${Buffer.from(value).toString('hex')}`
+  const parts: string[] = []
+  for (const key of Object.keys(value).sort()) {
+    const inner = (value as AnyRow)[key]
+    if (inner !== undefined) parts.push(`${JSON.stringify(key)}:${canonical(inner)}`)
+  }
+  return `{${parts.join()}}`
+}
+
+/** The canonical text of a row's key; `undefined` when a column of it is null or absent. */
+export function keyOf(row: AnyRow, columns: readonly string[]): string | undefined {
+  let key = ''
+  for (const column of columns) {
+    const value = row[column]
+    if (value === null || value === undefined) return undefined
+    key += key === '' ? canonical(value) : `,${canonical(value)}`
+  }
+  return key
+}
+
+// ---- columns -------------------------------------------------------------------------------------------------
+
+/**
+ * The columns of these records in the order in which they first appear, after those `known` already. A column that holds
+ * several types is widened: `integer` with `double` or `bigint`, anything else to `text`.
+ */
+export function columnsOf(records: readonly AnyRow[], known: readonly Column[] = []): readonly Column[] {
+  const columns = new Map<string, { type: ColumnType | undefined; nullable: boolean }>()
+  for (const { name, type, nullable } of known) columns.set(name, { type, nullable })
+  for (const record of records) {
+    for (const name of Object.keys(record)) {
+      const type = typeOf(record[name])
+      const column = columns.get(name)
+      if (!column) columns.set(name, { type, nullable: type === undefined })
+      else if (type === undefined) column.nullable = true
+      else if (column.type !== type) column.type = column.type === undefined ? type : widen(column.type, type)
+    }
+  }
+  return Array.from(columns, ([name, { type, nullable }]) => ({ name, type: type ?? 'text', nullable }))
+}
+
+function typeOf(value: unknown): ColumnType | undefined {
+  switch (typeof value) {
+    case 'string':
+      return 'text'
+    case 'number':
+      return Number.isSafeInteger(value) ? 'integer' : 'double'
+    case 'bigint':
+      return 'bigint'
+    case 'boolean':
+      return 'boolean'
+    case 'object':
+      if (value === null) return undefined
+      if (value instanceof Date) return 'instant'
+      return value instanceof Uint8Array ? 'binary' : 'json'
+    default:
+      return undefined
+  }
+}
+
+function widen(known: ColumnType, seen: ColumnType): ColumnType {
+  // a source that told its types knows better than a value that happens to look simpler
+  if (seen === 'text' && ['decimal', 'date', 'timestamp', 'json'].includes(known)) return known
+  if (seen === 'integer' && ['double', 'bigint', 'decimal'].includes(known)) return known
+  if (known === 'integer' && (seen === 'double' || seen === 'bigint')) return seen
+  return 'text'
+}

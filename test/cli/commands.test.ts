@@ -1,0 +1,469 @@
+import { once } from 'node:events'
+import { cp, mkdir, readdir, readFile, rm, symlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, describe, expect, test } from 'vitest'
+import { type Project, project } from './project.js'
+
+let here: Project
+afterEach(() => here.remove())
+
+/** A config whose destination refuses odd ids as long as there is no file called `fixed`. */
+const people = `
+import { appendFileSync, existsSync } from 'node:fs'
+import { destination, reject, sync } from 'spillway'
+const rows = [{ id: 1, name: 'Ada' }, { id: 2, name: 'Grace' }, { id: 3, name: 'Edsger' }]
+const file = destination({ name: 'file', batchSize: 2 })((batch) => {
+  const bad = existsSync('fixed') ? [] : batch.filter((row) => row.id % 2 === 1)
+  for (const row of batch) if (!bad.includes(row)) appendFileSync('delivered', row.name + '\\n')
+  return bad.map((row) => reject(row, 'id is odd\\n\\u001b[31m'))
+})
+export default sync({ name: 'people', from: rows, to: file, key: 'id' })
+`
+const fixed = { fixed: '' }
+
+const delivered = async () => (await readFile(join(here.folder, 'delivered'), 'utf8')).trim().split('\n')
+
+/** One sync that delivers to nowhere. */
+const quietly = (name: string) => `sync({ name: '${name}', from: [{ id: 1 }], to: destination(10)(() => {}) })`
+const library = `import { destination, sync } from 'spillway'\n`
+
+/** A config whose destination takes a row at a time, slowly, until it is told that it is enough. */
+const slow = `
+import { appendFileSync } from 'node:fs'
+import { setTimeout } from 'node:timers/promises'
+import { destination, sync } from 'spillway'
+const rows = Array.from({ length: 40 }, (_, id) => ({ id }))
+const file = destination({ name: 'file', batchSize: 1, concurrency: 1 })(async ([row]) => {
+  if (row.id === 0) console.log('begun')
+  if (row.id === 3) console.log('at three')
+  await setTimeout(process.env.PAUSE === undefined ? 25 : Number(process.env.PAUSE))
+  appendFileSync('delivered', row.id + '\\n')
+})
+export default sync({ name: 'slow', from: rows, to: file })
+`
+const all = Array.from({ length: 40 }, (_, id) => String(id))
+
+/** Resolves when the child has printed the text, and rejects when it ends without. */
+async function printed({ child, ended }: ReturnType<Project['start']>, text: string): Promise<void> {
+  let out = ''
+  const seen = new Promise<void>((resolve) => {
+    child.stdout!.on('data', (chunk) => {
+      out += chunk
+      if (out.includes(text)) resolve()
+    })
+  })
+  await Promise.race([seen, ended.then(({ err }) => Promise.reject(new Error(`ended without ${text}: ${err}`)))])
+}
+
+describe('the config file', () => {
+  test.each(['ts', 'mts', 'js', 'mjs'])(
+    'may be spillway.config.%s, and shares the library with the command',
+    async (extension) => {
+      here = await project({ [`spillway.config.${extension}`]: people, ...fixed })
+      const { code, out, err } = await here.spillway('run')
+      expect(err).toBe('')
+      expect(out).toMatch(/^people: 3 rows: 3 delivered in /)
+      expect(code).toBe(0)
+      expect(await delivered()).toEqual(['Ada', 'Grace', 'Edsger'])
+    },
+  )
+
+  test('may be TypeScript that imports TypeScript, and waits', async () => {
+    here = await project({
+      'spillway.config.ts': `${library}import { rows } from './rows.js'\nconst n: number = await Promise.resolve(1)
+export default sync({ name: 'typed', from: rows.slice(n), to: destination(10)(() => {}) })`,
+      'rows.ts': `export const rows: { id: number }[] = [{ id: 1 }, { id: 2 }]`,
+    })
+    expect((await here.spillway('run')).out).toContain('typed: 1 row: 1 delivered')
+  })
+
+  test('exports syncs by default, by name, or in a list; each is run once', async () => {
+    here = await project({
+      'spillway.config.ts': `${library}export const a = ${quietly('a')}
+export const list = [a, ${quietly('b')}], rows = [1, 2], other = 'x'
+export default ${quietly('c')}`,
+    })
+    const { code, out } = await here.spillway('run', '--json')
+    expect(code).toBe(0)
+    const runs = out
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(runs.map(({ sync }) => sync).sort()).toEqual(['a', 'b', 'c'])
+  })
+
+  test('is the one of --config, wherever it is', async () => {
+    here = await project({ 'jobs/people.ts': people, ...fixed })
+    expect((await here.spillway('run', '--config', 'jobs/people.ts')).code).toBe(0)
+    expect((await here.spillway('--config', 'jobs/people.ts', 'run')).code).toBe(0)
+  })
+
+  test.each([
+    ['is missing', {}, 'there is no spillway.config.ts (or .mts, .js, .mjs) in .*: create one with `spillway init`'],
+    [
+      'is there twice',
+      { 'spillway.config.ts': '', 'spillway.config.mjs': '' },
+      'there are spillway.config.ts and spillway.config.mjs: keep one',
+    ],
+    ['exports no sync', { 'spillway.config.ts': 'export default []' }, 'exports no sync: write `export default sync'],
+    [
+      'lists something else',
+      { 'spillway.config.ts': `${library}export default [${quietly('a')}, 5]` },
+      'default\\[1\\] is not a sync',
+    ],
+    [
+      'names two alike',
+      { 'spillway.config.ts': `${library}export default [${quietly('a')}, ${quietly('a')}]` },
+      'two syncs are called a',
+    ],
+    [
+      'does not parse',
+      { 'spillway.config.ts': 'export default {' },
+      'spillway.config.ts cannot be loaded: .*SyntaxError|ParseError',
+    ],
+    [
+      'throws',
+      { 'spillway.config.ts': 'throw new RangeError("oh")' },
+      'spillway.config.ts cannot be loaded: RangeError: oh',
+    ],
+    ['cannot work', { 'spillway.config.ts': `${library}destination(0)` }, 'batchSize is 0'],
+  ])('that %s is an error that says what to do, and exit code 2', async (_, files, message) => {
+    here = await project(files)
+    const { code, out, err } = await here.spillway('run')
+    expect(err).toMatch(new RegExp(`^spillway: .*(${message})`))
+    expect(err).not.toMatch(/^ {4}at /m)
+    expect(out).toBe('')
+    expect(code).toBe(2)
+  })
+
+  test('that uses another copy of the library is refused, naming both', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    const copy = join(here.folder, 'node_modules/spillway')
+    await rm(copy)
+    await mkdir(copy)
+    const root = fileURLToPath(new URL('../..', import.meta.url))
+    await cp(join(root, 'package.json'), join(copy, 'package.json'))
+    await cp(join(root, 'dist'), join(copy, 'dist'), { recursive: true })
+    await symlink(join(root, 'node_modules'), join(copy, 'node_modules'))
+    const { code, err } = await here.spillway('run')
+    expect(err).toContain(
+      `uses the spillway at ${copy}/dist/src/index.js, and this is the one at ${root}dist/src/index.js`,
+    )
+    expect(code).toBe(2)
+  })
+
+  test('without the library installed says how to install it', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    await rm(join(here.folder, 'node_modules/spillway'))
+    const { code, err } = await here.spillway('run')
+    expect(err).toMatch(/^spillway: spillway\.config\.ts cannot be loaded: .*'spillway'.*: npm install spillway\n$/)
+    expect(code).toBe(2)
+  })
+})
+
+describe('run', () => {
+  test('with rejected rows ends with 3 and says where to look', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    const { code, out } = await here.spillway('run')
+    expect(out).toMatch(
+      /^people: 3 rows: 1 delivered, 2 rejected in .*\n {2}why rows were rejected: spillway dead-letters --sync people\n$/,
+    )
+    expect(code).toBe(3)
+  })
+
+  test('that fails ends with 1, and shows where it came from with --debug only', async () => {
+    here = await project({
+      'spillway.config.ts': `import { destination, FatalError, sync } from 'spillway'
+const crm = destination({ name: 'crm' })(() => { throw new FatalError('crm: token revoked: Bearer abcdef123456789') })
+export default [sync({ name: 'bad', from: [{ id: 1 }], to: crm }), ${quietly('good')}]`,
+    })
+    const { code, out, err } = await here.spillway('run')
+    expect(err).toMatch(/^spillway: bad: .*crm: token revoked: Bearer \[redacted\]/)
+    expect(err).not.toMatch(/^ {4}at /m)
+    expect(out).toMatch(/^good: 1 row: 1 delivered/)
+    expect(code).toBe(1)
+    const debug = await here.spillway('run', 'bad', '--debug')
+    expect(debug.err).toMatch(/^ {4}at /m)
+    expect(debug.err).not.toContain('abcdef')
+    const [line] = (await here.spillway('run', 'bad', '--json')).out.split('\n')
+    expect(JSON.parse(line!)).toMatchObject({ sync: 'bad', status: 'failed', error: 'FatalError' })
+  })
+
+  test('without the config that a destination needs ends with 2 and names every place looked at', async () => {
+    here = await project({
+      'spillway.config.ts': `${library}import { z } from '${import.meta.resolve('zod')}'
+const crm = destination({ name: 'crm', config: z.object({ url: z.string(), token: z.string() }) })((rows, { config }) => {
+  console.log('sent with', config.token.length, config)
+})
+export default sync({ name: 'people', from: [{ id: 1 }], to: crm({ url: 'https://crm.test' }) })`,
+    })
+    const missing = await here.spillway('run')
+    expect(missing.err).toContain('token: missing')
+    expect(missing.err).toContain('DESTINATION__CRM__TOKEN, CRM__TOKEN, DESTINATION__TOKEN')
+    expect(missing.code).toBe(2)
+
+    await here.write({ '.spillway/secrets.toml': `[destination.crm]\ntoken = 'sk-live-0123'` })
+    const { code, out, err } = await here.spillway('run')
+    expect([code, err]).toEqual([0, ''])
+    expect(out).toContain(`sent with 12 { url: 'https://crm.test', token: '[redacted]' }`)
+
+    await here.write({ '.spillway/secrets.toml': `[destination.crm]\ntoken = sk-live-0123` })
+    const damaged = await here.spillway('run')
+    expect(damaged.err).toMatch(/secrets\.toml, line 2, column \d+ is not TOML/)
+    expect(damaged.err).not.toContain('sk-live')
+    expect(damaged.code).toBe(2)
+  })
+
+  test('takes names, and lists the known ones when there is no such sync', async () => {
+    here = await project({ 'spillway.config.ts': `${library}export default [${quietly('a')}, ${quietly('b')}]` })
+    expect((await here.spillway('run', 'b')).out).toMatch(/^b: 1 row: 1 delivered.*\n$/)
+    const { code, err } = await here.spillway('run', 'b', 'c')
+    expect(err).toBe('spillway: no sync is called c: the config has a, b\n')
+    expect(code).toBe(2)
+  })
+
+  test('with --json prints one object for each run and nothing else, with --quiet nothing that went well', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    const json = await here.spillway('run', '--json')
+    expect(JSON.parse(json.out)).toMatchObject({
+      sync: 'people',
+      status: 'done',
+      rows: 3,
+      delivered: 1,
+      rejected: 2,
+      pending: 0,
+    })
+    expect(json.out.trim().split('\n')).toHaveLength(1)
+    expect([json.err, json.code]).toEqual(['', 3])
+
+    expect((await here.spillway('run', '--quiet')).out).toContain('2 rejected')
+    await here.write(fixed)
+    expect(await here.spillway('run', '--quiet')).toMatchObject({ code: 0, out: '', err: '' })
+  })
+
+  test('piped never moves the cursor', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    for (const args of [['run'], ['status'], ['dead-letters']]) {
+      const { out, err } = await here.spillway(...args)
+      expect(out + err).not.toContain('\u001b')
+    }
+  })
+
+  test('ends although the config leaves a timer running', async () => {
+    here = await project({ 'spillway.config.ts': `setInterval(() => {}, 1e6)\n${people}`, ...fixed })
+    expect((await here.spillway('run')).code).toBe(0)
+  })
+
+  test.each(['SIGINT', 'SIGTERM'] as const)(
+    'stops at the batch boundary at %s, says so, and goes on at the next run',
+    async (signal) => {
+      here = await project({ 'spillway.config.ts': slow })
+      const run = here.start('run')
+      await printed(run, 'at three')
+      // npm hands Ctrl-C on a second time at once: that is not a second signal.
+      run.child.kill(signal)
+      run.child.kill(signal)
+      const { code, out, err } = await run.ended
+      expect(err).toBe(
+        'spillway: stopping after the batches in flight; the rest stays pending for the next run (once more to kill)\n',
+      )
+      expect(out).toMatch(/slow: incomplete: 40 rows: \d+ delivered, \d+ pending/)
+      expect(code).toBe(1)
+      const first = await delivered()
+      expect(first.length).toBeGreaterThan(2)
+      expect(first.length).toBeLessThan(40)
+
+      const next = await here.spillway('run')
+      expect(next.code).toBe(0)
+      expect(await delivered()).toEqual(all)
+    },
+  )
+
+  test('is killed by a second signal, and the next run loses nothing', async () => {
+    here = await project({ 'spillway.config.ts': slow.replace('25', '5000') })
+    const run = here.start('run')
+    await printed(run, 'begun')
+    run.child.kill('SIGINT')
+    await once(run.child.stderr!, 'data')
+    await new Promise((resolve) => setTimeout(resolve, 600))
+    run.child.kill('SIGINT')
+    expect(await run.ended).toMatchObject({ code: null, signal: 'SIGKILL' })
+    await here.write({ 'spillway.config.ts': slow.replace('25', '0') })
+    const next = await here.spillway('run')
+    expect(next.code).toBe(0)
+    expect([...new Set(await delivered())].sort()).toEqual([...all].sort())
+  })
+
+  test('stops in time for a deadline', async () => {
+    here = await project({ 'spillway.config.ts': slow.replace('25', '100') })
+    const { code, out } = await here.spillway('run', '--deadline', '1s')
+    expect(out).toMatch(/slow: incomplete: .* pending/)
+    expect(code).toBe(1)
+    expect((await here.spillway('run', '--deadline', '1 second')).err).toMatch(
+      /--deadline: "1 second" is not a duration/,
+    )
+  })
+})
+
+describe('dead-letters', () => {
+  test('show key, reason, time and attempts; the row only when asked', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    expect((await here.spillway('dead-letters')).out).toBe('people: no dead letters\n')
+    await here.spillway('run')
+    const { code, out } = await here.spillway('dead-letters', '--sync', 'people')
+    const [sync, header, ...rows] = out.trimEnd().split('\n')
+    expect([sync, header]).toEqual(['people', expect.stringMatching(/^key +when +attempts +reason$/)])
+    expect(rows).toEqual([
+      expect.stringMatching(/^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +1 +id is odd \\u001b\[31m$/),
+      expect.stringMatching(/^3 /),
+    ])
+    expect(out).not.toContain('Ada')
+    expect(code).toBe(0)
+    expect((await here.spillway('dead-letters', '--rows')).out).toContain('{"id":1,"name":"Ada"}')
+    expect((await here.spillway('dead-letters', '--limit', '1')).out).toMatch(/\n1 .*\nand more: --limit 2\n$/)
+  })
+
+  test('are one JSON object each with --json', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    await here.spillway('run')
+    const lines = (await here.spillway('dead-letters', '--json')).out.trim().split('\n')
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      expect.objectContaining({ sync: 'people', operation: 'upsert', reason: 'id is odd\n\u001b[31m', attempts: 1 }),
+      expect.not.objectContaining({ row: expect.anything() }),
+    ])
+    const [row] = (await here.spillway('dead-letters', '--json', '--rows', '--limit', '1')).out.trim().split('\n')
+    expect(JSON.parse(row!)).toMatchObject({ row: { id: 1, name: 'Ada' } })
+  })
+
+  test('go out again with redrive, once the cause is gone', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    await here.spillway('run')
+    expect((await here.spillway('redrive')).code).toBe(3)
+    await here.write(fixed)
+    await here.spillway('redrive', 'people', '--reason', 'something else')
+    expect(await delivered()).not.toContain('Ada')
+    const { code, out } = await here.spillway('redrive', 'people', '--reason', 'odd')
+    expect(out).toMatch(/^people: .*2 delivered/)
+    expect(code).toBe(0)
+    expect((await delivered()).sort()).toEqual(['Ada', 'Edsger', 'Grace'])
+    expect((await here.spillway('dead-letters')).out).toBe('people: no dead letters\n')
+  })
+})
+
+describe('status', () => {
+  test('shows each sync, before its first run and after it', async () => {
+    here = await project({ 'spillway.config.ts': people })
+    expect((await here.spillway('status')).out).toMatch(/^sync +state +last run .*\npeople +never run +0 +0 +0\n$/)
+    await here.spillway('run')
+    expect((await here.spillway('status')).out).toMatch(/\npeople +done +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +1 +0 +0 +2\n$/)
+    const { out, code } = await here.spillway('status', 'people', '--json')
+    expect(JSON.parse(out)).toMatchObject({ sync: 'people', running: false, deadLetters: 2, pending: 0, unknown: 0 })
+    expect(code).toBe(0)
+  })
+
+  test('tells of a run in another process while it goes on', async () => {
+    here = await project({ 'spillway.config.ts': slow.replace('25', '100') })
+    const run = here.start('run')
+    await printed(run, 'at three')
+    expect((await here.spillway('status')).out).toMatch(/\nslow +running /)
+    const second = await here.spillway('run')
+    expect(second.err).toMatch(/^spillway: slow: .*running/)
+    expect(second.code).toBe(1)
+    run.child.kill()
+    await run.ended
+    expect((await here.spillway('status')).out).toMatch(/\nslow +incomplete /)
+  })
+})
+
+test('reset forgets what was delivered, but not without being told twice', async () => {
+  here = await project({ 'spillway.config.ts': people })
+  await here.spillway('run')
+  const refused = await here.spillway('reset', 'people')
+  expect(refused).toMatchObject({
+    code: 2,
+    err: 'spillway: reset people: what was delivered would be sent again: add --yes if that is meant\n',
+  })
+  expect((await here.spillway('dead-letters')).out).toContain('odd')
+  expect(await here.spillway('reset', 'people', '--yes')).toMatchObject({
+    code: 0,
+    out: 'people: forgotten; the next run begins from nothing\n',
+  })
+  expect((await here.spillway('dead-letters')).out).toBe('people: no dead letters\n')
+  expect((await here.spillway('status')).out).toContain('never run')
+  expect((await here.spillway('reset')).code).toBe(2)
+})
+
+describe('init', () => {
+  test('makes a project that runs at once', async () => {
+    here = await project()
+    const { code, out } = await here.spillway('init', 'My Syncs')
+    expect(out).toMatch(
+      /^Created package\.json, spillway\.config\.ts, \.gitignore, README\.md in My Syncs\. Next:\n\n {2}cd My Syncs\n {2}npm install\n {2}npx spillway run\n/,
+    )
+    expect(code).toBe(0)
+    const folder = join(here.folder, 'My Syncs')
+    const { name, dependencies, scripts } = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8'))
+    expect(name).toBe('my-syncs')
+    expect(dependencies.spillway).toMatch(/^\^\d+\.\d+\.\d+/)
+    expect(scripts.start).toBe('spillway run')
+    expect(await readFile(join(folder, '.gitignore'), 'utf8')).toContain('.spillway/')
+
+    const run = await here.spillway('run', '--config', 'My Syncs/spillway.config.ts')
+    expect(run.out).toContain('ada@example.com')
+    expect(run.out).toContain('people: 3 rows: 3 delivered')
+    expect(run.code).toBe(0)
+  })
+
+  test('never overwrites: not a config, nor anything beside it', async () => {
+    here = await project({ 'package.json': '{"name":"mine"}', '.gitignore': 'dist' })
+    const { code, out } = await here.spillway('init')
+    expect(out).toMatch(/^Created spillway\.config\.ts, README\.md\. Next:\n\n {2}npm install spillway\n/)
+    expect(out).toContain('Add .spillway/ to your .gitignore')
+    expect(code).toBe(0)
+    expect(await readFile(join(here.folder, 'package.json'), 'utf8')).toBe('{"name":"mine"}')
+    expect(await readFile(join(here.folder, '.gitignore'), 'utf8')).toBe('dist')
+
+    const again = await here.spillway('init')
+    expect(again.err).toBe(`spillway: init: ${here.folder}/spillway.config.ts is there already, and stays as it is\n`)
+    expect(again.code).toBe(2)
+    expect((await readdir(here.folder)).sort()).toEqual([
+      '.gitignore',
+      'README.md',
+      'node_modules',
+      'package.json',
+      'spillway.config.ts',
+    ])
+  })
+
+  test('says what is wrong with a folder that cannot be one', async () => {
+    here = await project({ file: '' })
+    const { code, err } = await here.spillway('init', 'file/sub')
+    expect(err).toMatch(/^spillway: init: .*file\/sub\/spillway\.config\.ts cannot be looked at: ENOTDIR\n$/)
+    expect(code).toBe(2)
+  })
+})
+
+describe('usage', () => {
+  test.each([
+    [['runn'], /^spillway: unknown command 'runn'\n\(Did you mean run\?\)/],
+    [['run', '--nope'], /^spillway: unknown option '--nope'/],
+    [['dead-letters', '--limit', '0'], /whole number of at least 1/],
+    [[], /^Usage: spillway/],
+  ])('that is wrong (%j) ends with 2 and a hint', async (args, message) => {
+    here = await project()
+    const { code, err } = await here.spillway(...args)
+    expect(err).toMatch(message)
+    expect(code).toBe(2)
+  })
+
+  test('has help with examples for each command, and a version', async () => {
+    here = await project()
+    for (const command of ['run', 'status', 'dead-letters', 'redrive', 'reset', 'init']) {
+      const { code, out } = await here.spillway(command, '--help')
+      expect(out, command).toMatch(new RegExp(`Examples?:\\n {2}spillway ${command}`))
+      expect(code).toBe(0)
+    }
+    expect(await here.spillway('--version')).toMatchObject({ code: 0, out: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) })
+  })
+})
