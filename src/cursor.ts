@@ -25,7 +25,7 @@ export class Cursor {
   /** Whether rows beyond the edge may be among the known ones too: those of a read that broke off out of order. */
   readonly #anywhere: boolean
   /** Rows of this read near its end, which the next read will meet again. */
-  #recent: (readonly [hash: string, at: Position, count: number])[] = []
+  #recent: (readonly [hash: string, at: Position | null, count: number])[] = []
   #max: Position | undefined
 
   constructor(
@@ -46,7 +46,7 @@ export class Cursor {
     for (const row of earlier.brokenOff) {
       const hash = rowHash(row)
       this.#known.set(hash, (this.#known.get(hash) ?? 0) + 1)
-      this.#remember(row, hash)
+      this.#recent.push([hash, row[options.column] as Position, 1])
     }
   }
 
@@ -60,18 +60,20 @@ export class Cursor {
     const { column } = this.#options
     const since = this.since
     for (const row of rows) this.#advance(row[column])
+    const windowStart = this.#max === undefined ? undefined : this.#before(this.#max)
     const fresh: AnyRow[] = []
     for (const row of rows) {
-      const value = row[column] as Position | null | undefined
-      const old = value !== null && value !== undefined && since !== undefined && compare(value, since) < 0
+      const value = (row[column] ?? null) as Position | null
       // a source function may have ignored `since`
-      if (old) continue
+      if (value !== null && since !== undefined && compare(value, since) < 0) continue
       const maybeKnown =
-        this.#anywhere || value == null || (this.#edge !== undefined && compare(value, this.#edge) <= 0)
+        this.#anywhere || value === null || (this.#edge !== undefined && compare(value, this.#edge) <= 0)
       const hash = maybeKnown ? rowHash(row) : undefined
       if (hash !== undefined && this.#forget(hash)) continue
       fresh.push(row)
-      this.#remember(row, hash)
+      if (value === null || windowStart === undefined || compare(value, windowStart) >= 0) {
+        this.#recent.push([hash ?? rowHash(row), value, 1])
+      }
     }
     return fresh
   }
@@ -99,13 +101,6 @@ export class Cursor {
       )
     }
     if (this.#max === undefined || compare(value, this.#max) > 0) this.#max = value
-  }
-
-  #remember(row: AnyRow, hash: string | undefined): void {
-    const value = row[this.#options.column] as Position | null | undefined
-    const at = value ?? null
-    if (at !== null && this.#max !== undefined && compare(at, this.#before(this.#max)) < 0) return
-    this.#recent.push([hash ?? rowHash(row), at as Position, 1])
   }
 
   #forget(hash: string): boolean {

@@ -270,7 +270,10 @@ async function* enriched(
       waiting = []
     }
   }
-  if (waiting.length > 0) begin(waiting)
+  if (waiting.length > 0) {
+    if (under.length >= concurrency) yield await under.shift()!
+    begin(waiting)
+  }
   for (const call of under) yield await call
 }
 

@@ -6,7 +6,7 @@ import { SourceError, StateDamagedError } from './errors.js'
 import { explained } from './state/database.js'
 import { checkpoint } from './state/files.js'
 import type { CursorStep, ReadRow, SegmentRow, SyncState } from './state/state.js'
-import { type AnyRow, decodeRows, encodeRows, RowError } from './values.js'
+import { type AnyRow, decodeRows, encodeRows, losslessText, RowError } from './values.js'
 
 // A segment is a sequence of frames; a frame is a header and a JSON array of rows:
 //   payload bytes (u32) · rows (u32) · CRC-32 of the payload (u32) · flags (u32; bit 0: rows hold tagged values)
@@ -252,6 +252,5 @@ export class PrefixDigest {
 
 /** 128 bits by which a row is known again in the window that a cursor reads twice. */
 export function rowHash(row: AnyRow): string {
-  const { text, tagged } = encodeRows([row])
-  return hash('md5', tagged ? `t${text}` : text, 'base64')
+  return hash('md5', losslessText(row), 'base64')
 }

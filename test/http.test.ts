@@ -545,7 +545,7 @@ describe('time', () => {
     const block = (until: number) => Atomics.wait(marks, 0, 1, Math.max(0, until - performance.now()))
     const letAnswer = () => {
       Atomics.store(marks, 1, 1)
-      Atomics.wait(marks, 2, 0)
+      Atomics.wait(marks, 2, 0, 5_000)
     }
 
     const timeout = 2_000

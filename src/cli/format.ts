@@ -11,6 +11,12 @@ export function count(number: number): string {
   return Math.round(number).toLocaleString('en-US')
 }
 
+/** Rows per second, given their number and the milliseconds: `4,100 rows/s`, `0.4 rows/s`. */
+export function speed(rows: number, milliseconds: number): string {
+  const perSecond = milliseconds > 0 ? (rows / milliseconds) * 1_000 : 0
+  return `${perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : count(perSecond)} rows/s`
+}
+
 /** A number of something: `1 row`, `1,204 rows`. */
 export function some(number: number, noun: string): string {
   return `${count(number)} ${noun}${number === 1 ? '' : 's'}`

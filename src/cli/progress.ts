@@ -1,6 +1,6 @@
 import { styleText } from 'node:util'
 import type { Progress } from '../run.js'
-import { count, cut, span, width } from './format.js'
+import { count, cut, span, speed, width } from './format.js'
 
 /** How long the speed of a run is averaged over, in milliseconds. */
 const window = 10_000
@@ -23,16 +23,16 @@ export function tracked(track: Track | undefined, latest: Progress, now: number)
 }
 
 /** `12,300 of 50,000 rows  4,100 rows/s  12,280 delivered  20 rejected  37,700 pending  9.2 s left` */
-export function progressLine({ latest, speed }: Track): string {
-  const { staged, delivered, rejected, pending, total } = latest
+export function progressLine(track: Track): string {
+  const { staged, delivered, rejected, pending, total } = track.latest
   const parts = [
     total === undefined ? `${count(staged)} rows read` : `${count(total - pending)} of ${count(total)} rows`,
-    `${count(speed)} rows/s`,
+    speed(track.speed, 1_000),
     `${count(delivered)} delivered`,
     `${count(rejected)} rejected`,
     `${count(pending)} pending`,
   ]
-  if (total !== undefined && speed > 0 && pending > 0) parts.push(`${span((pending / speed) * 1_000)} left`)
+  if (total !== undefined && track.speed > 0 && pending > 0) parts.push(`${span((pending / track.speed) * 1_000)} left`)
   return parts.join('  ')
 }
 
@@ -81,11 +81,11 @@ export function liveScreen(
   const draw = () => {
     erase()
     if (midLine) return
-    const room = Math.max(1, (terminal.rows ?? 24) - 1)
+    const room = Math.max(1, (terminal.rows || 24) - 1)
     const longest = Math.max(...[...tracks.keys()].map(width))
     const lines = [...tracks].slice(0, room).map(([name, track]) => {
       const line = `${name}${' '.repeat(longest - width(name))}  ${progressLine(tracked(track, track.latest, now()))}`
-      const fitting = cut(line, (terminal.columns ?? 80) - 1)
+      const fitting = cut(line, (terminal.columns || 80) - 1)
       return fitting.startsWith(name) && !process.env['NO_COLOR']
         ? styleText('bold', name) + fitting.slice(name.length)
         : fitting

@@ -4,7 +4,7 @@ import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError } from '../errors.js'
 import type { Run, RunOptions } from '../run.js'
 import type { Sync } from '../sync.js'
-import { clean, count, json, some, span } from './format.js'
+import { clean, count, json, some, span, speed } from './format.js'
 import { liveScreen, noScreen, plainScreen, type Screen } from './progress.js'
 import { loadSyncs, selectSyncs } from './project.js'
 import { stopSignal } from './stop.js'
@@ -126,15 +126,17 @@ function forMachines(outcome: Outcome): object {
 }
 
 function tell(outcome: Outcome, quiet: boolean): void {
-  if ('error' in outcome) process.stderr.write(`spillway: ${outcome.sync}: ${outcome.error.message}\n`)
-  else if (!quiet || exitCode([outcome]) !== 0) process.stdout.write(`${summary(outcome.run)}\n`)
+  if ('error' in outcome) {
+    const { message } = outcome.error
+    const actor = message.startsWith(`${outcome.sync}: `) ? '' : `${outcome.sync}: `
+    process.stderr.write(`spillway: ${actor}${message}\n`)
+  } else if (!quiet || exitCode([outcome]) !== 0) process.stdout.write(`${summary(outcome.run)}\n`)
 }
 
 /** What a run did, for a person: a line, and below it what to know or to do. */
 export function summary(run: Run): string {
-  const speed = run.duration > 0 ? ` (${count((run.rows / run.duration) * 1_000)} rows/s)` : ''
   const lines = [
-    `${run.sync}: ${run.status === 'done' ? '' : 'incomplete: '}${some(run.rows, 'row')}: ${parts(run)} in ${span(run.duration)}${speed}`,
+    `${run.sync}: ${run.status === 'done' ? '' : 'incomplete: '}${some(run.rows, 'row')}: ${parts(run)} in ${span(run.duration)} (${speed(run.rows, run.duration)})`,
   ]
   if (run.resumed.rows > 0) lines.push(`  of an earlier run: ${some(run.resumed.rows, 'row')}: ${parts(run.resumed)}`)
   if (run.resent > 0) lines.push(`  ${some(run.resent, 'row')} sent again, for want of an answer to the first time`)

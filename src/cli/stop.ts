@@ -1,6 +1,6 @@
 /**
- * How long after the first signal another one is the same: Ctrl-C in a terminal reaches the whole process group, and npm and npx
- * hand it on to their child a second time (@npmcli/run-script, signal-manager.js).
+ * How long after the first signal another one is the same, in milliseconds: Ctrl-C in a terminal reaches the whole process group,
+ * and npm hands it on to its child (@npmcli/run-script, signal-manager.js). Where its shell is bash, it was seen twice within one.
  */
 const echo = 500
 

@@ -711,7 +711,7 @@ function parsePosition(stored: string): Position {
 }
 
 /** A cursor value in a form that SQLite orders as the source does, within one kind of value. */
-function sortable(value: Position): string | number | bigint {
+function sortable(value: Position | null): string | number | bigint | null {
   return value instanceof Date ? Instant.micros(value) : value
 }
 

@@ -80,8 +80,8 @@ export type Position = string | number | bigint | Date
 /** A step of the cursor, made durable together with the rows it stands for. */
 export interface CursorStep {
   readonly position: Position
-  /** Rows staged from the window that the next read covers again: hash, cursor value, count. */
-  readonly seen: readonly (readonly [hash: string, at: Position, count: number])[]
+  /** Rows staged from the window that the next read covers again: hash, cursor value (null: rejected for that), count. */
+  readonly seen: readonly (readonly [hash: string, at: Position | null, count: number])[]
   /** The start of that window: rows seen before it will not come again. */
   readonly windowStart: Position
 }

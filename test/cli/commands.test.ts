@@ -100,7 +100,11 @@ export default ${quietly('c')}`,
   })
 
   test.each([
-    ['is missing', {}, 'there is no spillway.config.ts (or .mts, .js, .mjs) in .*: create one with `spillway init`'],
+    [
+      'is missing',
+      {},
+      'there is no spillway.config.ts \\(or .mts, .js, .mjs\\) in .*: create one with `spillway init`',
+    ],
     [
       'is there twice',
       { 'spillway.config.ts': '', 'spillway.config.mjs': '' },
@@ -127,7 +131,7 @@ export default ${quietly('c')}`,
       { 'spillway.config.ts': 'throw new RangeError("oh")' },
       'spillway.config.ts cannot be loaded: RangeError: oh',
     ],
-    ['cannot work', { 'spillway.config.ts': `${library}destination(0)` }, 'batchSize is 0'],
+    ['cannot work', { 'spillway.config.ts': `${library}destination(0)(() => {})` }, 'batchSize is 0'],
   ])('that %s is an error that says what to do, and exit code 2', async (_, files, message) => {
     here = await project(files)
     const { code, out, err } = await here.spillway('run')
@@ -240,6 +244,29 @@ export default sync({ name: 'people', from: [{ id: 1 }], to: crm({ url: 'https:/
     expect((await here.spillway('run', '--quiet')).out).toContain('2 rejected')
     await here.write(fixed)
     expect(await here.spillway('run', '--quiet')).toMatchObject({ code: 0, out: '', err: '' })
+  })
+
+  test('with --json keeps what the config and its handlers print off standard output', async () => {
+    here = await project({
+      'spillway.config.ts': `${library}console.log('loaded')
+export default sync({ name: 'loud', from: [{ id: 1 }], to: destination(10)((rows, { log }) => {
+  console.log('printed')
+  log.info('logged')
+}) })`,
+    })
+    const { code, out, err } = await here.spillway('run', '--json')
+    expect(JSON.parse(out)).toMatchObject({ sync: 'loud', delivered: 1 })
+    expect(err).toBe('loaded\nprinted\nlogged\n')
+    expect(code).toBe(0)
+  })
+
+  test('goes on to its end when nobody reads its output any more', async () => {
+    here = await project({ 'spillway.config.ts': slow.replace('25', '5') })
+    const run = here.start('run')
+    await printed(run, 'begun')
+    run.child.stdout!.destroy()
+    expect(await run.ended).toMatchObject({ code: 0, err: '' })
+    expect(await delivered()).toEqual(all)
   })
 
   test('piped never moves the cursor', async () => {
@@ -368,7 +395,7 @@ describe('status', () => {
     await printed(run, 'at three')
     expect((await here.spillway('status')).out).toMatch(/\nslow +running /)
     const second = await here.spillway('run')
-    expect(second.err).toMatch(/^spillway: slow: .*running/)
+    expect(second.err).toMatch(/^spillway: slow: another run of this sync is under way/)
     expect(second.code).toBe(1)
     run.child.kill()
     await run.ended

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { clean, count, cut, json, plain, some, span, table, width } from '../../src/cli/format.js'
+import { clean, count, cut, json, plain, some, span, speed, table, width } from '../../src/cli/format.js'
 
 test('text from outside cannot steer the terminal, and stays on its line', () => {
   expect(clean('a\u001b[2Jb\u0007c\u009b1m\u202ed')).toBe('a\\u001b[2Jb\\u0007c\\u009b1m\\u202ed')
@@ -18,6 +18,15 @@ test.each([
   [7_500_000, '2 h 5 min'],
 ])('%d milliseconds read %s', (milliseconds, text) => {
   expect(span(milliseconds)).toBe(text)
+})
+
+test('speed is worth a digit where it is slow', () => {
+  expect([speed(8_200, 2_000), speed(3, 8_000), speed(0, 1_000), speed(0, 0)]).toEqual([
+    '4,100 rows/s',
+    '0.4 rows/s',
+    '0 rows/s',
+    '0 rows/s',
+  ])
 })
 
 test('numbers are grouped, and one row is not several', () => {

@@ -87,7 +87,7 @@ test('a pipe gets a plain line for each sync every ten seconds, and none after t
     screen.update(progress(1_000, tenth))
     vi.advanceTimersByTime(100)
   }
-  expect(text).toBe('people: 1,000 rows read, 10 rows/s, 99 delivered, 0 rejected, 901 pending\n')
+  expect(text).toBe('people: 1,000 rows read, 9.9 rows/s, 99 delivered, 0 rejected, 901 pending\n')
   screen.update(progress(1_000, 100, { sync: 'other' }))
   vi.advanceTimersByTime(10_000)
   expect(text.split('\n')).toHaveLength(4)

@@ -1,0 +1,20 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+
+/**
+ * Times the work, and prints that and the most memory that this process ever held, for run.mjs to read. The work gets a
+ * folder on the disk that holds the checkout, so that a sync of the disk costs what it costs.
+ */
+export async function measured(work) {
+  const parent = fileURLToPath(new URL('../../.spillway/', import.meta.url))
+  await mkdir(parent, { recursive: true })
+  const folder = await mkdtemp(`${parent}bench-`)
+  try {
+    const start = performance.now()
+    await work(folder)
+    const seconds = (performance.now() - start) / 1000
+    console.log(JSON.stringify({ seconds, peak: process.resourceUsage().maxRSS * 1024 }))
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}

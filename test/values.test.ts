@@ -1,0 +1,157 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { canonical, columnsOf, decodeRows, encodeRows, Instant, keyOf } from '../src/values.js'
+
+/** Everything that a row may hold. */
+const value: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
+  value: fc.oneof(
+    { maxDepth: 3 },
+    fc.string({ unit: 'binary' }),
+    fc.double(),
+    fc.integer(),
+    fc.bigInt(),
+    fc.boolean(),
+    fc.constant(null),
+    fc.date(),
+    fc.bigInt({ min: -8n * 10n ** 18n, max: 8n * 10n ** 18n }).map((micros) => Instant.ofMicros(micros)),
+    fc.uint8Array(),
+    fc.array(tie('value')),
+    fc.dictionary(fc.oneof(fc.string(), fc.constantFrom('$', 'v', '__proto__', 'toString')), tie('value')),
+  ),
+})).value
+
+const row = fc.dictionary(fc.oneof(fc.string(), fc.constantFrom('$', 'v', '__proto__')), value)
+
+const roundTrip = (rows: object[]) => {
+  const { text, tagged } = encodeRows(rows)
+  return decodeRows(text, tagged)
+}
+
+describe('a staged row', () => {
+  it('comes back as it was, whatever it holds', () => {
+    fc.assert(
+      fc.property(fc.array(row), (rows) => {
+        const back = roundTrip(rows)
+        expect(back.map((one) => Object.keys(one))).toEqual(rows.map((one) => Object.keys(one)))
+        expect(back.map(canonical)).toEqual(rows.map(canonical))
+      }),
+    )
+  })
+
+  it.each([
+    ['a bigint beyond 2^53', 2n ** 64n],
+    ['minus zero', -0],
+    ['NaN', Number.NaN],
+    ['infinity', Number.NEGATIVE_INFINITY],
+    ['an instant with microseconds', Instant.of('2026-03-29T01:30:00.123456Z')],
+    ['an invalid date', new Date(Number.NaN)],
+    ['bytes', new Uint8Array([0, 255])],
+    ['an object that looks like a tag', { $: 'bigint', v: '1' }],
+    ['null', null],
+    ['an empty text', ''],
+  ])('keeps %s', (_, given) => {
+    const [back] = roundTrip([{ given, nested: { list: [given] } }])
+    expect(back).toStrictEqual({ given, nested: { list: [given] } })
+  })
+
+  it('leaves out what is absent, and keeps what is null', () => {
+    expect(roundTrip([{ absent: undefined, empty: null }])).toStrictEqual([{ empty: null }])
+  })
+
+  it('takes objects with toJSON as what they say they are, and typed arrays as lists', () => {
+    const decimal = { toJSON: () => '12.50' }
+    expect(roundTrip([{ decimal, vector: new Float32Array([0.5, 2]) }])).toStrictEqual([
+      { decimal: '12.50', vector: [0.5, 2] },
+    ])
+  })
+
+  it('is refused with its place when it is no object, or holds what cannot be kept', () => {
+    expect(() => encodeRows([{}, 5 as never])).toThrow('row 1 is a number, not an object with columns')
+    expect(() => encodeRows([[] as never])).toThrow('row 0 is an array')
+    expect(() => encodeRows([{ f: () => 1 }])).toThrow('row 0 holds a function in column "f"')
+    expect(() => encodeRows([{ a: [Symbol('x')] }])).toThrow('row 0 holds a symbol in column "a"')
+    expect(() => encodeRows([{ m: new Map() }])).toThrow('row 0 holds a Map in column "m"')
+  })
+})
+
+describe('an instant', () => {
+  it('prints its microseconds, and is a plain Date where there are none', () => {
+    expect(Instant.of('2026-01-01T00:00:00.123456Z').toISOString()).toBe('2026-01-01T00:00:00.123456Z')
+    expect(Instant.of('2026-01-01T00:00:00.000001+02:00').toJSON()).toBe('2025-12-31T22:00:00.000001Z')
+    expect(Instant.of('2026-01-01T00:00:00.123Z')).not.toBeInstanceOf(Instant)
+  })
+
+  it('keeps every microsecond, before 1970 too', () => {
+    fc.assert(
+      fc.property(fc.bigInt({ min: -8n * 10n ** 18n, max: 8n * 10n ** 18n }), (micros) => {
+        const instant = Instant.ofMicros(micros)
+        expect(Instant.micros(instant)).toBe(micros)
+        if (micros > -62_135_596_800_000_000n && micros < 253_402_300_799_000_000n) {
+          expect(Instant.micros(Instant.of(instant.toISOString()))).toBe(micros)
+        }
+      }),
+    )
+  })
+})
+
+describe('canonical text', () => {
+  it('differs wherever values differ', () => {
+    const different = [
+      null,
+      '',
+      '0',
+      0,
+      false,
+      'false',
+      'null',
+      undefined,
+      [],
+      {},
+      [''],
+      [null],
+      ['a', 'b'],
+      ['ab'],
+      0.5,
+      '0.5',
+    ]
+    const texts = different.map(canonical)
+    expect(new Set(texts).size).toBe(texts.length)
+  })
+
+  it('does not depend on the order of keys, nor on number or bigint', () => {
+    expect(canonical({ a: 1, b: { c: 2, d: 3 } })).toBe(canonical({ b: { d: 3n, c: 2 }, a: 1n }))
+  })
+
+  it('tells keys of several columns apart', () => {
+    expect(keyOf({ a: 'x', b: 'y' }, ['a', 'b'])).not.toBe(keyOf({ a: 'x","y', b: '' }, ['a', 'b']))
+    expect(keyOf({ a: 1, b: null }, ['a', 'b'])).toBeUndefined()
+    expect(keyOf({ a: 1 }, ['b'])).toBeUndefined()
+  })
+})
+
+describe('columns', () => {
+  it('come in the order of first appearance, widened where values differ', () => {
+    const columns = columnsOf([
+      { id: 1, score: 1, note: null },
+      { id: 2n, score: 0.5, at: new Date(0), tags: ['a'] },
+      { id: 3, score: 2, mixed: 'x' },
+      { mixed: 4 },
+    ])
+    expect(columns).toEqual([
+      { name: 'id', type: 'bigint', nullable: false },
+      { name: 'score', type: 'double', nullable: false },
+      { name: 'note', type: 'text', nullable: true },
+      { name: 'at', type: 'instant', nullable: false },
+      { name: 'tags', type: 'json', nullable: false },
+      { name: 'mixed', type: 'text', nullable: false },
+    ])
+  })
+
+  it('keep the type that the source told where the value only looks simpler', () => {
+    const known = [
+      { name: 'price', type: 'decimal', nullable: false },
+      { name: 'day', type: 'date', nullable: false },
+    ] as const
+    expect(columnsOf([{ price: '1.50', day: '2026-01-01' }], known)).toEqual(known)
+  })
+})
