@@ -123,7 +123,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
   return destination({
     name: me,
     batchSize: 1000,
-    batchBytes: 1_500_000, // Google advises at most 2 MB a request
+    batchBytes: 800_000, // a request is about twice that, and Google advises at most 2 MB
     concurrency: 1,
     rate: input === 'RAW' ? '60/min' : '30/min', // calls; with USER_ENTERED each may write twice
     match,
@@ -195,6 +195,9 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       free = Date.now() + 1000
       await commit(context, { api, tab: sheet, cached: false }, structure, cells)
     }
+    const clear = (area: object): Request => ({
+      updateCells: { range: { sheetId: sheet.id, ...area }, fields: 'userEnteredValue' },
+    })
     for await (const batch of batches) {
       const { lines, rejected: unfit } = readRecords(batch, fields(context, []))
       rejected.push(...unfit)
@@ -206,19 +209,12 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       }))
       bottom += rows.length
       const structure = [...room(sheet, bottom, names.length), ...headerCells(sheet.id, header, names)]
+      if (header.length === 0 && names.length < sheet.columns) structure.push(clear({ startColumnIndex: names.length }))
       await commitPaced(structure, blocksOf(rows, names))
       sheet = grown(sheet, bottom, names.length)
       header = names
     }
-    const below = { sheetId: sheet.id, startRowIndex: bottom }
-    const beside = { sheetId: sheet.id, startColumnIndex: header.length }
-    const clear = (range: object): Request => ({ updateCells: { range, fields: 'userEnteredValue' } })
-    const rest = [
-      ...(bottom < sheet.rows ? [clear(below)] : []),
-      // without a single row there is no telling what the columns should be
-      ...(header.length > 0 && header.length < sheet.columns ? [clear(beside)] : []),
-    ]
-    if (!sheet.missing) await commitPaced(rest, [])
+    if (!sheet.missing && bottom < sheet.rows) await commitPaced([clear({ startRowIndex: bottom })], [])
     return rejected
   }
 
@@ -226,7 +222,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     memory = undefined
     const api = await connect(context.config)
     const sheet = await survey(api, context)
-    const row = sheet.notes.get(digest(context.idempotencyKey))
+    const row = sheet.notes.get(digest(context.idempotencyKey))?.row
     if (row === undefined) return []
     const records = readRecords(batch, fields(context, [])).lines.map(({ record }) => record)
     if (input === 'RAW') return records
@@ -262,8 +258,8 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
         .map((column) => range(sheet, { top: 1, left: column, right: column }))
     const ranges = [range(sheet, { top: 1, bottom: 1 }), range(sheet, { top: from }), ...keyRanges(sheet.header)]
     const [top = [], tail = [], ...keyCells] = await values(context, at, ranges)
-    // what was the last row is blank: somebody took rows away
-    if (known && tail.length === 0 && known.last > 0) return look(context, match)
+    // what was the last row is blank: somebody took rows away just now, so that nothing is known of where they end
+    if (tail.length === 0 && sheet.last > 0) return look(context, match)
 
     const header = (top[0] ?? []).map(String)
     const last = tail.length > 0 ? from + tail.length - 1 : 0
@@ -305,7 +301,6 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     if (found && sheetType !== 'GRID') {
       throw new FatalError(`${me}: ${tab} is a chart or a connected sheet, without cells to write to: give another tab`)
     }
-    const noted = found?.developerMetadata?.find(({ metadataKey }) => metadataKey === noteName(context))
     const sheet: Tab = {
       run: context.run,
       missing: !found,
@@ -315,8 +310,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       columns: gridProperties?.columnCount ?? 26,
       header: [],
       last: 0,
-      noteId: noted?.metadataId ?? undefined,
-      notes: readNotes(noted?.metadataValue ?? ''),
+      notes: readNotes(found?.developerMetadata ?? [], noteName(context)),
     }
     if (!found) return sheet
     // from the bottom up in growing steps: most grids are blank below their data, and nobody tells where that ends
@@ -355,7 +349,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     rows: readonly Placed[],
     names: readonly string[],
     places: ReadonlyMap<string, number>,
-    noted: Note | undefined,
+    noted: { requests: Request[]; notes: Notes } | undefined,
   ): Promise<void> {
     const { header } = sheet
     if (names.includes(''))
@@ -367,7 +361,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     const wanted = [...header, ...names.filter((name) => !header.includes(name))]
     const bottom = Math.max(1, ...rows.map(({ row }) => row))
     const structure = [...room(sheet, bottom, wanted.length), ...headerCells(sheet.id, header, wanted)]
-    if (noted) structure.push(noted.request)
+    if (noted) structure.push(...noted.requests)
     const release = () => {
       for (const id of places.keys()) reserved.delete(id)
     }
@@ -380,12 +374,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       throw error
     }
     release()
-    memory = {
-      ...grown(sheet, bottom, wanted.length),
-      header: wanted,
-      noteId: noted?.id ?? sheet.noteId,
-      notes: noted?.notes ?? sheet.notes,
-    }
+    memory = { ...grown(sheet, bottom, wanted.length), header: wanted, notes: noted?.notes ?? sheet.notes }
   }
 
   /** RAW: everything in one request. `stringValue` is never parsed, so that no text becomes a formula. */
@@ -528,9 +517,8 @@ interface Tab {
   readonly header: readonly string[]
   /** The last row that is not blank. */
   readonly last: number
-  readonly noteId: number | undefined
-  /** The first row of each batch that was appended lately, by the digest of its idempotency key. */
-  readonly notes: ReadonlyMap<string, number>
+  /** The batches that were appended lately, by the digest of their idempotency key. */
+  readonly notes: Notes
 }
 
 /** How to get at a tab. `cached`: it is known from an earlier call, and may have changed since. */
@@ -587,31 +575,48 @@ function keyOf(parts: readonly (Value | undefined)[]): string | undefined {
   return parts.some((part) => part === undefined || part === '') ? undefined : JSON.stringify(parts.map(String))
 }
 
-// ---- the note of what was appended ---------------------------------------------------------------------------------------
+// ---- the notes of what was appended -----------------------------------------------------------------------------------
 
 interface Note {
   readonly id: number
-  readonly notes: ReadonlyMap<string, number>
-  readonly request: Request
+  /** The first row of the batch. */
+  readonly row: number
 }
 
-/** Far more than can be without an answer at once, and a tenth of the 30,000 characters that Google keeps for a tab. */
-const noted = 100
+type Notes = ReadonlyMap<string, Note>
 
-function note({ id: sheetId, noteId, notes }: Tab, context: Context<Config>, row: number): Note {
+/**
+ * How many batches stay noted: more than can be without an answer at once, and far less than the 30,000 characters that
+ * Google keeps for a tab. Each has a note of its own, so that a request that lands late wipes out no other.
+ */
+const notesKept = 100
+
+function note(
+  { id: sheetId, notes }: Tab,
+  context: Context<Config>,
+  row: number,
+): { requests: Request[]; notes: Notes } {
   const key = digest(context.idempotencyKey)
-  const newest = [...[...notes].filter(([other]) => other !== key), [key, row] as const].slice(-noted)
-  const metadataValue = newest.map(([key, row]) => `${key}:${row}`).join(' ')
-  const id = noteId ?? randomInt(1, 2 ** 31)
-  const create = { metadataId: id, metadataKey: noteName(context), location: { sheetId }, visibility: 'DOCUMENT' }
-  const update = { dataFilters: [{ developerMetadataLookup: { metadataId: id } }], fields: 'metadataValue' }
+  const fresh: Note = { id: randomInt(1, 2 ** 31), row }
+  // later batches stand further down
+  const all = [...notes].filter(([other]) => other !== key).toSorted(([, a], [, b]) => a.row - b.row)
+  const kept = all.slice(-(notesKept - 1))
+  const create = {
+    metadataId: fresh.id,
+    metadataKey: noteName(context),
+    metadataValue: `${key}:${row}`,
+    location: { sheetId },
+    visibility: 'DOCUMENT',
+  }
+  const remove = [...notes.values()].filter(({ id }) => !kept.some(([, other]) => other.id === id))
   return {
-    id,
-    notes: new Map(newest),
-    request:
-      noteId === undefined
-        ? { createDeveloperMetadata: { developerMetadata: { ...create, metadataValue } } }
-        : { updateDeveloperMetadata: { ...update, developerMetadata: { metadataValue } } },
+    requests: [
+      ...remove.map(({ id }) => ({
+        deleteDeveloperMetadata: { dataFilter: { developerMetadataLookup: { metadataId: id } } },
+      })),
+      { createDeveloperMetadata: { developerMetadata: create } },
+    ],
+    notes: new Map([...kept, [key, fresh]]),
   }
 }
 
@@ -619,9 +624,15 @@ function noteName({ sync }: Context<Config>): string {
   return `spillway.${sync}`
 }
 
-function readNotes(text: string): ReadonlyMap<string, number> {
-  const entries = text.split(' ').map((entry) => entry.split(':'))
-  return new Map(entries.flatMap(([key, row]) => (key && row ? [[key, Number(row)]] : [])))
+function readNotes(metadata: sheets_v4.Schema$DeveloperMetadata[], name: string): Notes {
+  return new Map(
+    metadata
+      .filter(({ metadataKey }) => metadataKey === name)
+      .map(({ metadataId, metadataValue }) => {
+        const [key, row] = String(metadataValue).split(':')
+        return [String(key), { id: Number(metadataId), row: Number(row) }]
+      }),
+  )
 }
 
 function digest(idempotencyKey: string): string {

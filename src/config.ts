@@ -434,8 +434,9 @@ let anyForm: RegExp | undefined
 const authorization = /\b([Bb]earer|[Bb]asic|BEARER|BASIC)\s+(?=[\w.~+/-]*(?:\d|[a-z][A-Z]))[\w.~+/-]{12,}=*/g
 const userinfo = /(\/\/[^\s/?#:@]*:)[^\s/?#@]+@/g
 
+// `key` alone names columns here, as in `key: 'email'`.
 const secretName =
-  /token|secret|password|passwd|passphrase|pwd$|credential|authorization|webhook|connectionstring|^dsn$|^auth$|^pass$|cookie|signature|(?<!public|primary|foreign|match|sort|partition|cache)key$/
+  /token|secret|password|passwd|passphrase|pwd$|credential|authorization|webhook|connectionstring|^dsn$|^auth$|^pass$|cookie|signature|(?<!^|public|primary|foreign|match|sort|partition|cache)key$/
 /** An address, a user name or a lifetime is none, even that of a token. */
 const plainName = /(?<!webhook)(url|uri|endpoint)$|(id|name|type|lifetime|expiry|timeout|ttl)$/
 const trivial =

@@ -55,6 +55,8 @@ export function stageItems(state: SyncState): Items {
 /** The items of the current plan. */
 export async function planItems(state: SyncState): Promise<Items> {
   const database = await openDuckdb(state)
+  // a query ends the stream of any other on its connection
+  const singles = await database.instance.connect()
   const stream = new StageReader(state)
   const single = new StageReader(state)
   const file = join(state.folder, state.plan!.file)
@@ -80,7 +82,7 @@ export async function planItems(state: SyncState): Promise<Items> {
       return items
     },
     load: oneAtATime(async (ordinals) => {
-      const found = await database.connection.runAndReadAll(
+      const found = await singles.runAndReadAll(
         `${select} where item in (${ordinals.join()}) order by item`,
       )
       return toItems(found.getColumns(), single)
@@ -88,6 +90,7 @@ export async function planItems(state: SyncState): Promise<Items> {
     async close() {
       await stream.close()
       await single.close()
+      singles.closeSync()
       await database.close()
     },
   }
@@ -324,6 +327,7 @@ function stillUnknown(state: SyncState, items: readonly number[]): LedgerBatch {
     idempotencyKey: '', // the old key named other ordinals: it cannot be used again
     digest: undefined,
     sentAt: Math.max(...old.map(({ sentAt }) => sentAt)),
+    firstSentAt: Math.min(...old.map(({ firstSentAt }) => firstSentAt)),
     rejected: [],
     resumed: false,
     resent: false,
@@ -332,7 +336,11 @@ function stillUnknown(state: SyncState, items: readonly number[]): LedgerBatch {
 
 // ---- DuckDB --------------------------------------------------------------------------------------------------------
 
-async function openDuckdb(state: SyncState): Promise<{ connection: DuckDBConnection; close(): Promise<void> }> {
+async function openDuckdb(state: SyncState): Promise<{
+  instance: DuckDBInstance
+  connection: DuckDBConnection
+  close(): Promise<void>
+}> {
   const { DuckDBInstance } = await import('@duckdb/node-api')
   const spill = join(state.folder, 'spill')
   const instance: DuckDBInstance = await DuckDBInstance.create(':memory:', {
@@ -341,6 +349,7 @@ async function openDuckdb(state: SyncState): Promise<{ connection: DuckDBConnect
   })
   const connection = await instance.connect()
   return {
+    instance,
     connection,
     async close() {
       connection.closeSync()

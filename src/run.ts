@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { hash, randomUUID } from 'node:crypto'
 import { redact, resolveConfig } from './config.js'
 import { Cursor, type CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
@@ -237,7 +237,6 @@ class Running {
     this.#delivery = new Delivery({
       sync: name,
       run: id,
-      identity: state.nonce,
       destination,
       config,
       operation,
@@ -288,7 +287,9 @@ class Running {
     try {
       const open = this.#before.pending + this.#before.unknown
       if (open > 0) {
-        await this.#delivery.deliver(items, {
+        await this.#delivery.deliver({
+          items,
+          identity: this.#identity(),
           from: this.#oldest,
           end: () => ({ ordinal: this.#freshFrom, final: true }),
           grown: never,
@@ -304,7 +305,9 @@ class Running {
         return
       }
       const reading = letters ? this.#stageLetters(letters) : this.#read(cursor ? undefined : last)
-      const delivering = this.#delivery.deliver(items, {
+      const delivering = this.#delivery.deliver({
+        items,
+        identity: this.#identity(),
         from: this.#freshFrom,
         end: () => ({ ordinal: state.nextOrdinal, final: this.#readOver }),
         grown: () => this.#grown(),
@@ -401,7 +404,9 @@ class Running {
     try {
       for (const { from, to, resumed, only } of parts) {
         if (from === to || this.#over()) continue
-        await this.#delivery.deliver(items, {
+        await this.#delivery.deliver({
+          items,
+          identity: this.#identity(),
           from,
           end: () => ({ ordinal: to, final: true }),
           grown: never,
@@ -413,6 +418,12 @@ class Running {
     } finally {
       await items.close()
     }
+  }
+
+  /** Where ordinals, and what is made of their rows, mean the same. */
+  #identity(): string {
+    const { map } = this.#definition
+    return `${this.#state.nonce} ${this.#state.plan?.id ?? ''} ${map ? hash('sha256', map.toString()) : ''}`
   }
 
   // ---- reading
@@ -739,14 +750,16 @@ async function* stagedRows(state: SyncState, { first, rows }: ReadRow): AsyncGen
 /** The same items until the signal aborts, even while the source is silent. */
 async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
   const iterator = items[Symbol.asyncIterator]()
-  let ignore = (): void => {}
-  const aborted = new Promise<undefined>((resolve) => {
-    ignore = onAbort(signal, () => resolve(undefined))
-  })
+  let stop = (): void => {}
+  const ignore = onAbort(signal, () => stop())
   let ended = false
   try {
     while (!signal.aborted) {
-      const next = await Promise.race([iterator.next(), aborted])
+      // not Promise.race with one promise for the signal: that would keep every item until the signal aborts
+      const next = await new Promise<IteratorResult<T> | undefined>((resolve, reject) => {
+        stop = () => resolve(undefined)
+        iterator.next().then(resolve, reject)
+      })
       if (next === undefined) return
       if (next.done) {
         ended = true

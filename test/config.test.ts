@@ -541,7 +541,7 @@ describe('redactFields', () => {
 
   test('hides fields by name, whatever their value', () => {
     const hidden = { token: 'x', API_KEY: 'y', 'client-secret': 'z', password: 1234, authorization: 'q', tokens: ['r'] }
-    const shown = { key: undefined, primaryKey: 'id', tokenUrl: 'u', user: 'me', retries: 3 }
+    const shown = { key: 'email', primaryKey: 'id', tokenUrl: 'u', user: 'me', retries: 3 }
     expect(redactFields({ ...hidden, ...shown })).toEqual({
       ...Object.fromEntries(
         Object.keys(hidden).map((name) => [name, name === 'tokens' ? ['[redacted]'] : '[redacted]']),

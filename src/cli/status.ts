@@ -25,7 +25,7 @@ Examples:
 }
 
 /** One line for each sync. */
-export function statusTable(all: readonly SyncStatus[]): string {
+function statusTable(all: readonly SyncStatus[]): string {
   const header = ['sync', 'state', 'last run', 'delivered', 'pending', 'unknown', 'dead letters', 'cursor']
   return table(
     header,

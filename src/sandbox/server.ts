@@ -43,7 +43,7 @@ export interface LoggedRequest {
   readonly time: Date
   readonly method: string
   readonly path: string
-  readonly query: Readonly<Record<string, string>>
+  readonly query: URLSearchParams
   readonly body: unknown
   /** The status that was answered; `undefined` while there is none, and for ever when the connection was cut. */
   readonly status: number | undefined
@@ -145,7 +145,7 @@ export async function serve(tenants: readonly Tenant[], options: ServerOptions):
     if (!tenant) return send(response, index(request))
 
     const { method, path, query, body } = request
-    const logged = { time: new Date(), method, path, query: Object.fromEntries(query), body, applied: false }
+    const logged = { time: new Date(), method, path, query, body, applied: false }
     const entry: LoggedRequest & { status: number | undefined; applied: boolean } = { ...logged, status: undefined }
     requests.push(entry)
     if (requests.length > keep) requests.shift()

@@ -2,28 +2,18 @@ import { randomUUID } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import {
-  DuckDBArrayLogicalType,
   type DuckDBConnection,
   type DuckDBDataChunk,
-  DuckDBDecimalLogicalType,
-  DuckDBEnumLogicalType,
   DuckDBInstance,
-  DuckDBListLogicalType,
-  type DuckDBLogicalType,
-  DuckDBMapLogicalType,
   type DuckDBResult,
-  DuckDBStructLogicalType,
-  DuckDBTypeId,
-  DuckDBUnionLogicalType,
-  DuckDBVector,
   StatementType,
 } from '@duckdb/node-api'
-import bindings, { type Vector } from '@duckdb/node-bindings'
 import { SourceError, SpillwayError } from '../errors.js'
 import type { Out, Schema } from '../schema.js'
 import { createSource, type Reading, type Source } from '../source.js'
-import { type AnyRow, type ColumnType, Instant } from '../values.js'
-import { blankRow, conforming, cursorText, parseJson, quoted, statement, windowed } from './sql.js'
+import type { AnyRow } from '../values.js'
+import { converter, rowsOf } from './duckdb-values.js'
+import { blankRow, conforming, cursorText, quoted, statement, windowed } from './sql.js'
 
 /** What {@link duckdb} reads. */
 export interface DuckDBOptions {
@@ -125,7 +115,9 @@ async function* chunks(connection: DuckDBConnection, query: string, reading: Rea
 async function start(connection: DuckDBConnection, query: string, { cursor, since }: Reading): Promise<DuckDBResult> {
   const all = await connection.prepare(query)
   if (all.statementType !== StatementType.SELECT) {
-    throw new SourceError(`${actor}: the query is no select (but ${StatementType[all.statementType]}); a source only reads`)
+    throw new SourceError(
+      `${actor}: the query is no select (but ${StatementType[all.statementType]}); a source only reads`,
+    )
   }
   if (cursor === undefined) return all.stream()
   if (since === undefined) return (await connection.prepare(windowed(query, cursor, undefined))).stream()
@@ -133,7 +125,9 @@ async function start(connection: DuckDBConnection, query: string, { cursor, sinc
   const names = Array.from({ length: all.columnCount }, (_, index) => all.columnName(index))
   const index = names.indexOf(cursor)
   if (index === -1) {
-    throw new SourceError(`${actor}: the query gives no column ${quoted(cursor)} (the cursor); it gives ${names.join(', ')}`)
+    throw new SourceError(
+      `${actor}: the query gives no column ${quoted(cursor)} (the cursor); it gives ${names.join(', ')}`,
+    )
   }
   const window = await connection.prepare(windowed(query, cursor, `cast($1 as ${all.columnType(index)})`))
   window.bindVarchar(1, cursorText(since))
@@ -148,96 +142,45 @@ async function end(connection: DuckDBConnection, result: DuckDBResult): Promise<
   while (chunk?.rowCount)
 }
 
-// ---- chunks to rows ------------------------------------------------------------------------------------------
+// ---- errors ----------------------------------------------------------------------------------------------------
 
-/** Values of the first `count` places of a vector. */
-type ReadVector = (vector: Vector, count: number) => unknown[]
-
-interface Converter {
-  readonly type: ColumnType
-  readonly read: ReadVector
+function unopened(path: string, error: unknown): SourceError {
+  const message = error instanceof Error ? error.message : String(error)
+  const holder = /Conflicting lock is held in (.*? \(PID \d+\))/.exec(message)?.[1]
+  if (holder) {
+    return new SourceError(
+      `${actor}: ${path} is open for writing in ${holder}: read it when that process has closed it`,
+    )
+  }
+  // what DuckDB says of a CSV or Parquet file that is to be opened as a database
+  if (message.includes('Cannot launch in-memory database')) {
+    return new SourceError(
+      `${actor}: ${path} is no database file: leave out \`path\` and read it in the query, as in from '${path}'`,
+    )
+  }
+  return new SourceError(`${actor}: cannot open ${path}: ${message}`)
 }
 
-function rowsOf(chunk: DuckDBDataChunk, columns: readonly (Converter & { name: string })[], blank: AnyRow): AnyRow[] {
-  const rows = Array.from({ length: chunk.rowCount }, () => ({ ...blank }))
-  // Vectors are views of memory that goes when `chunk` is collected: asking it for its count each time keeps it until
-  // the last of them was read.
-  for (let index = 0; index < chunk.columnCount; index++) {
-    const { name, read } = columns[index]!
-    const values = read(bindings.data_chunk_get_vector(chunk.chunk, index), rows.length)
-    for (let row = 0; row < rows.length; row++) rows[row]![name] = values[row]
+/** Why a query failed half-way: running it once more without its rows is the only way to learn it. */
+async function reasonOf(connection: DuckDBConnection, query: string): Promise<string> {
+  try {
+    await connection.run(`select bit_xor(hash(source)) from (\n${query}\n) as source`)
+    return 'the query broke off half-way, but not when it was tried again: run the sync again'
+  } catch (error) {
+    return reasonIn(error)
   }
-  return rows
 }
 
-/** How the vectors of a type are laid out: https://duckdb.org/docs/stable/clients/c/vector */
-function converter(type: DuckDBLogicalType): Converter {
-  switch (type.typeId) {
-    case DuckDBTypeId.BOOLEAN:
-      return { type: 'boolean', read: fixed(Uint8Array, (value) => value !== 0) }
-    case DuckDBTypeId.TINYINT:
-      return { type: 'integer', read: fixed(Int8Array) }
-    case DuckDBTypeId.SMALLINT:
-      return { type: 'integer', read: fixed(Int16Array) }
-    case DuckDBTypeId.INTEGER:
-      return { type: 'integer', read: fixed(Int32Array) }
-    case DuckDBTypeId.UTINYINT:
-      return { type: 'integer', read: fixed(Uint8Array) }
-    case DuckDBTypeId.USMALLINT:
-      return { type: 'integer', read: fixed(Uint16Array) }
-    case DuckDBTypeId.UINTEGER:
-      return { type: 'integer', read: fixed(Uint32Array) }
-    case DuckDBTypeId.BIGINT:
-      return { type: 'bigint', read: fixed(BigInt64Array) }
-    case DuckDBTypeId.UBIGINT:
-      return { type: 'bigint', read: fixed(BigUint64Array) }
-    case DuckDBTypeId.HUGEINT:
-      return { type: 'bigint', read: wide((value) => BigInt.asIntN(128, value)) }
-    case DuckDBTypeId.UHUGEINT:
-      return { type: 'bigint', read: wide((value) => value) }
-    case DuckDBTypeId.BIGNUM:
-      return { type: 'bigint', read: other((value) => value) }
-    case DuckDBTypeId.FLOAT:
-      return { type: 'double', read: fixed(Float32Array, shortest) }
-    case DuckDBTypeId.DOUBLE:
-      return { type: 'double', read: fixed(Float64Array) }
-    case DuckDBTypeId.DECIMAL:
-      return { type: 'decimal', read: decimals(type as DuckDBDecimalLogicalType) }
-    case DuckDBTypeId.DATE:
-      return { type: 'date', read: fixed(Int32Array, dateText) }
-    case DuckDBTypeId.TIMESTAMP_S:
-      return { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 0)) }
-    case DuckDBTypeId.TIMESTAMP_MS:
-      return { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 3)) }
-    case DuckDBTypeId.TIMESTAMP:
-      return { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 6)) }
-    case DuckDBTypeId.TIMESTAMP_NS:
-      return { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 9)) }
-    case DuckDBTypeId.TIMESTAMP_TZ:
-      return { type: 'instant', read: fixed(BigInt64Array, instant) }
-    case DuckDBTypeId.TIME:
-      return { type: 'text', read: fixed(BigInt64Array, (value) => clockText(Number(value), 6)) }
-    case DuckDBTypeId.UUID:
-      return { type: 'text', read: wide(uuidText) }
-    case DuckDBTypeId.VARCHAR:
-      return type.alias === 'JSON'
-        ? { type: 'json', read: (vector, count) => texts(vector, count).map((text) => text === null ? null : parseJson(text, actor)) }
-        : { type: 'text', read: texts }
-    case DuckDBTypeId.BLOB:
-      return { type: 'binary', read: blobs }
-    case DuckDBTypeId.ENUM:
-      return { type: 'text', read: enums(type as DuckDBEnumLogicalType) }
-    case DuckDBTypeId.LIST:
-      return { type: 'json', read: lists(converter((type as DuckDBListLogicalType).valueType).read) }
-    case DuckDBTypeId.ARRAY:
-      return { type: 'json', read: arrays(type as DuckDBArrayLogicalType) }
-    case DuckDBTypeId.STRUCT:
-      return { type: 'json', read: structs(type as DuckDBStructLogicalType) }
-    case DuckDBTypeId.MAP:
-      return { type: 'json', read: maps(type as DuckDBMapLogicalType) }
-    case DuckDBTypeId.UNION:
-      return { type: 'json', read: unions(type as DuckDBUnionLogicalType) }
-    default:
-      return { type: 'text', read: other(String) }
+/** What DuckDB has against a query, without the values that it quotes from the data. */
+function reasonIn(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error)
+  if (!/^(Conversion|Invalid Input|Out of Range) Error/.test(message)) return message
+  const csv = /CSV Error on Line: \d+/.exec(message)?.[0]
+  if (csv) {
+    const file = /^ +file = (.*)$/m.exec(message)?.[1]
+    const problem = /^Error when converting column "[^"]*"|^Expected Number of Columns: .*/m.exec(message)?.[0]
+    return [csv, file, problem].filter(Boolean).join(': ')
   }
+  const [line = ''] = message.split('\n')
+  return line.replace(/(?<!file )(["']).*?(\1|$)|(?<=\bvalue )(?!is )\S+|\([^()]*\)/g, '…')
 }

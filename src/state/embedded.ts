@@ -509,6 +509,7 @@ class EmbeddedSync implements SyncState {
       idempotencyKey: row.idempotency_key,
       digest: row.digest ?? undefined,
       sentAt: row.sent_at,
+      firstSentAt: row.first_sent_at,
       rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
       resumed: row.resumed === 1,
       resent: row.resent === 1,
@@ -582,10 +583,12 @@ class EmbeddedSync implements SyncState {
 
   #saveBatch(batch: LedgerBatch): void {
     this.#database.run(
-      `insert into batch (sync, id, operation, ranges, rows, state, attempt, doubt, idempotency_key, digest, sent_at, rejected, resumed, resent)
-       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+      `insert into batch (sync, id, operation, ranges, rows, state, attempt, doubt, idempotency_key, digest, sent_at,
+         first_sent_at, rejected, resumed, resent)
+       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
        on conflict do update set ranges = excluded.ranges, rows = excluded.rows, state = excluded.state, attempt = excluded.attempt,
          doubt = excluded.doubt, idempotency_key = excluded.idempotency_key, digest = excluded.digest, sent_at = excluded.sent_at,
+         first_sent_at = excluded.first_sent_at,
          rejected = excluded.rejected, resent = excluded.resent`,
       this.#sync,
       batch.id,
@@ -598,6 +601,7 @@ class EmbeddedSync implements SyncState {
       batch.idempotencyKey,
       batch.digest ?? null,
       batch.sentAt,
+      batch.firstSentAt,
       batch.rejected.length === 0 ? null : JSON.stringify(batch.rejected),
       batch.resumed ? 1 : 0,
       batch.resent ? 1 : 0,
@@ -668,6 +672,7 @@ type StoredBatch = {
   idempotency_key: string
   digest: string | null
   sent_at: number
+  first_sent_at: number
   rejected: string | null
   resumed: number
   resent: number

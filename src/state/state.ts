@@ -17,8 +17,9 @@ export interface LedgerBatch {
   readonly idempotencyKey: string
   /** Of the records as they were sent, where the destination is idempotent: a key must never meet another body. */
   readonly digest: string | undefined
-  /** When the latest attempt left, in milliseconds since 1970. */
+  /** When the latest attempt left, and the first under this idempotency key, in milliseconds since 1970. */
   readonly sentAt: number
+  readonly firstSentAt: number
   /** The ordinals of its rejected rows, once it is settled. */
   readonly rejected: readonly number[]
   /** Its rows come from an earlier run. */

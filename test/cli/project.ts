@@ -21,6 +21,7 @@ export interface Project {
   write(files: Readonly<Record<string, string>>): Promise<void>
   spillway(...args: string[]): Promise<Ended>
   start(...args: string[]): { readonly child: ChildProcess; readonly ended: Promise<Ended> }
+  /** Kills what still runs, and deletes the folder. */
   remove(): Promise<void>
 }
 
@@ -38,9 +39,11 @@ export async function project(files: Readonly<Record<string, string>> = {}): Pro
   }
   await write(files)
 
+  const children: ChildProcess[] = []
   const start = (...args: string[]) => {
     const env = { ...process.env, NO_COLOR: undefined, FORCE_COLOR: undefined }
     const child = spawn(process.execPath, [main, ...args], { cwd: folder, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    children.push(child)
     let out = ''
     let err = ''
     child.stdout.on('data', (chunk) => {
@@ -60,6 +63,9 @@ export async function project(files: Readonly<Record<string, string>> = {}): Pro
     write,
     start,
     spillway: (...args) => start(...args).ended,
-    remove: () => rm(folder, { recursive: true }),
+    async remove() {
+      for (const child of children) if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL')
+      await rm(folder, { recursive: true, force: true, maxRetries: 3 })
+    },
   }
 }

@@ -111,7 +111,7 @@ test('requests are logged with their body and without their token', async () => 
       time: expect.any(Date),
       method: 'POST',
       path: '/v4/spreadsheets/book/values/People!A1:append',
-      query: { valueInputOption: 'RAW' },
+      query: new URLSearchParams('valueInputOption=RAW'),
       body: { values: [['x']] },
       status: 200,
       applied: true,

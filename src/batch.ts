@@ -1,0 +1,336 @@
+import type { Definition } from './destination.js'
+import type { Log } from './log.js'
+import { onAbort } from './pace.js'
+import type { ItemChunk, Items } from './plan.js'
+import { type Validated, validate } from './schema.js'
+import type { LedgerBatch, Range, SyncState } from './state/state.js'
+import { type AnyRow, describe, encodeRows, keyOf } from './values.js'
+import { messageOf } from './verdict.js'
+
+/** A stretch of items to deliver. */
+export interface Stretch {
+  readonly items: Items
+  readonly from: number
+  /** Where it ends so far, and whether it will still grow. */
+  end(): { readonly ordinal: number; readonly final: boolean }
+  /** Resolves when {@link end} has changed. */
+  grown(): Promise<void>
+  /** Batches of it that the ledger knows: those settled are passed over, those unknown are resolved. */
+  readonly batches: readonly LedgerBatch[]
+  /** What idempotency keys are made from, beside ordinals: it differs wherever an ordinal means another row. */
+  readonly identity: string
+  /** Its rows come from an earlier run. */
+  readonly resumed: boolean
+  /** Unknown batches are resolved, pending rows are sent; or only one of the two. @default both */
+  readonly only?: 'unknown' | 'pending' | undefined
+}
+
+/** A row and the record made of it. */
+export interface Prepared {
+  readonly ordinal: number
+  readonly row: AnyRow
+  readonly record: object
+  readonly key: string | undefined
+  readonly remoteId: string | undefined
+}
+
+/** A row that cannot be made into a record. */
+export interface Invalid {
+  readonly ordinal: number
+  readonly row: AnyRow
+  readonly key: string | undefined
+  readonly problem: string
+}
+
+/** Rows on their way to the destination, and what was learnt of them. */
+export interface Work {
+  readonly id: number
+  readonly stretch: Stretch
+  readonly ordinals: readonly number[]
+  readonly ranges: readonly Range[]
+  readonly keys: readonly string[]
+  /** There until the first attempt has used them up: a handler may change its records. */
+  prepared: readonly Prepared[] | undefined
+  attempt: number
+  /** An earlier attempt may have been applied. */
+  doubt: boolean
+  /** When that attempt had ended: what it asked for may still land some time after. */
+  doubtSince: number
+  /** When the first attempt under this idempotency key left, and a digest of its records. */
+  firstSentAt: number
+  digest: string | undefined
+  /** The rows were sent again although they may have been applied. */
+  resent: boolean
+  /** When the trouble began, by the monotonic clock. */
+  failingSince: number | undefined
+  /** Not to be sent before this. */
+  notBefore: number
+  /** `verify` said of these rows that it cannot tell. */
+  unverifiable: boolean
+}
+
+export interface BatcherOptions {
+  readonly destination: Definition
+  /** Columns of the row that make its key. */
+  readonly key: readonly string[] | undefined
+  /** Rows without a value here are rejected. */
+  readonly cursor: string | undefined
+  readonly map: ((row: AnyRow) => unknown) | undefined
+  /** Whether an item may follow another of the same key: then it waits for it. */
+  readonly keysRepeat: boolean
+  readonly state: SyncState
+  readonly log: Log
+  /** No further batch is made after this. */
+  readonly stop: AbortSignal
+  /** How long a request that nobody answered may still land. */
+  readonly settle: number
+  /** Takes a row that cannot be made into a record. */
+  refuse(item: Invalid, stretch: Stretch): void
+}
+
+/** How long a batch that is not full waits for rows while the source goes on. */
+const linger = 1_000
+
+/** Makes rows into records and records into batches: by count and bytes, each key in one batch at a time. */
+export class Batcher {
+  readonly #options: BatcherOptions
+  /** An earlier process had ended before this. */
+  readonly #begun = Date.now()
+  /** Keys of rows under way, and of rows left behind, which later rows of the same key must not overtake. */
+  readonly #underWay = new Set<string>()
+  readonly #leftBehind = new Set<string>()
+  #waiting: (() => void)[] = []
+
+  constructor(options: BatcherOptions) {
+    this.#options = options
+  }
+
+  /** The batches of a stretch, those that an earlier run left unknown first. */
+  async *feed(stretch: Stretch): AsyncGenerator<Work> {
+    if (stretch.only !== 'pending') {
+      for (const batch of stretch.batches) if (batch.state === 'unknown') yield await this.#leftUnknown(batch, stretch)
+    }
+    if (stretch.only === 'unknown') return
+    const later: Work[] = []
+    for await (const work of this.#pending(stretch)) {
+      if (work.notBefore > Date.now()) later.push(work)
+      else yield work
+    }
+    yield* later
+  }
+
+  /** Some rows of a batch, to be sent by themselves. */
+  part(work: Work, some: readonly Prepared[], change: Partial<Work>): Work {
+    const id = this.#options.state.newBatch()
+    return { ...work, ...only(some), id, keys: keysOf(some), prepared: undefined, digest: undefined, ...change }
+  }
+
+  /** The rows of a batch again, from what was staged; `undefined` when they can no longer be made into records. */
+  async reload({ stretch, ordinals }: Pick<Work, 'stretch' | 'ordinals'>): Promise<readonly Prepared[] | undefined> {
+    const chunk = await stretch.items.load(ordinals)
+    const prepared: Prepared[] = []
+    for (let index = 0; index < ordinals.length; index++) {
+      const item = await this.#prepare(chunk, index, ordinals[index]!)
+      if ('problem' in item) {
+        this.#options.log.warn(
+          `${this.#options.destination.name}: a row that was sent before can no longer be made into a record, so its batch is left as it is: ${item.problem}`,
+        )
+        return undefined
+      }
+      prepared.push(item)
+    }
+    return prepared
+  }
+
+  /** Lets later rows of the same keys go; not when rows were `left` for the next run, for they must not be overtaken. */
+  free(work: Work, left: boolean): void {
+    if (!this.#options.keysRepeat) return
+    for (const key of work.keys) {
+      this.#underWay.delete(key)
+      if (left) this.#leftBehind.add(key)
+    }
+    for (const go of this.#waiting.splice(0)) go()
+  }
+
+  async *#pending(stretch: Stretch): AsyncGenerator<Work> {
+    const { destination, keysRepeat, refuse, settle, stop } = this.#options
+    const { batchSize, batchBytes } = destination.policy
+    const covered = stretch.batches.flatMap(({ ranges }) => ranges).toSorted((a, b) => a[0] - b[0])
+    let taken: Prepared[] = []
+    let bytes = 0
+    const keys = new Set<string>()
+    const cut = (): Work => {
+      const work = this.#newWork(taken, stretch)
+      taken = []
+      bytes = 0
+      keys.clear()
+      return work
+    }
+    let ordinal = stretch.from
+    let passed = 0
+    while (!stop.aborted) {
+      const [start, length] = covered[passed] ?? [Number.POSITIVE_INFINITY, 0]
+      if (start <= ordinal) {
+        ordinal = Math.max(ordinal, start + length)
+        passed++
+        continue
+      }
+      const { ordinal: end, final } = stretch.end()
+      const chunk = ordinal < end ? await stretch.items.chunkAt(ordinal) : undefined
+      if (!chunk) {
+        if (final) break
+        const more = await this.#more(stretch, taken.length > 0)
+        if (!more && taken.length > 0) yield cut()
+        continue
+      }
+      const until = Math.min(end, start, chunk.first + chunk.rows.length)
+      for (let index = 0; chunk.first + index < until; index++) {
+        const prepared = this.#prepare(chunk, index, chunk.first + index)
+        const item = prepared instanceof Promise ? await prepared : prepared
+        ordinal = item.ordinal + 1
+        if ('problem' in item) {
+          refuse(item, stretch)
+          continue
+        }
+        const { key } = item
+        if (keysRepeat && key !== undefined) {
+          if (keys.has(key)) yield cut()
+          while (this.#underWay.has(key)) {
+            if (taken.length > 0) yield cut()
+            else await new Promise<void>((resolve) => this.#waiting.push(resolve))
+          }
+          if (this.#leftBehind.has(key)) continue
+          keys.add(key)
+        }
+        const doubt = chunk.doubts?.[index]
+        const size = batchBytes === Number.POSITIVE_INFINITY ? 0 : Buffer.byteLength(encodeRows([item.record]).text)
+        if (taken.length > 0 && (doubt || bytes + size > batchBytes)) yield cut()
+        taken.push(item)
+        bytes += size
+        // a row in doubt may have to wait for a late landing, and no other row should wait with it
+        if (doubt) yield { ...cut(), doubt, doubtSince: this.#begun, notBefore: this.#begun + settle }
+        else if (taken.length >= batchSize) yield cut()
+      }
+    }
+    if (taken.length > 0 && !stop.aborted) yield cut()
+  }
+
+  /** Waits for the stretch to grow, or for the end of the run; false when a batch that is not full has waited long enough. */
+  async #more(stretch: Stretch, waiting: boolean): Promise<boolean> {
+    let ignore = (): void => {}
+    let timer: NodeJS.Timeout | undefined
+    try {
+      return await new Promise<boolean>((resolve) => {
+        void stretch.grown().then(() => resolve(true))
+        ignore = onAbort(this.#options.stop, () => resolve(true))
+        if (waiting) timer = setTimeout(() => resolve(false), linger)
+      })
+    } finally {
+      clearTimeout(timer)
+      ignore()
+    }
+  }
+
+  #newWork(prepared: readonly Prepared[], stretch: Stretch): Work {
+    const keys = this.#options.keysRepeat ? keysOf(prepared) : []
+    for (const key of keys) this.#underWay.add(key)
+    return {
+      id: this.#options.state.newBatch(),
+      stretch,
+      ...only(prepared),
+      keys,
+      prepared,
+      attempt: 0,
+      doubt: false,
+      doubtSince: 0,
+      firstSentAt: 0,
+      digest: undefined,
+      resent: false,
+      failingSince: undefined,
+      notBefore: 0,
+      unverifiable: false,
+    }
+  }
+
+  async #leftUnknown(batch: LedgerBatch, stretch: Stretch): Promise<Work> {
+    const { destination, keysRepeat, key } = this.#options
+    const ordinals = batch.ranges.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at))
+    // later rows of the same keys must wait for these
+    const keys = keysRepeat ? (await stretch.items.load(ordinals)).rows.flatMap((row) => keyOf(row, key!) ?? []) : []
+    for (const one of keys) this.#underWay.add(one)
+    return {
+      ...this.#newWork([], stretch),
+      id: batch.id,
+      ordinals,
+      ranges: batch.ranges,
+      keys,
+      prepared: undefined,
+      attempt: batch.attempt,
+      doubt: true,
+      // it ended with its timeout, or with its process
+      doubtSince: Math.min(Date.now(), batch.sentAt + destination.policy.timeout),
+      firstSentAt: batch.firstSentAt,
+      digest: batch.digest,
+      resent: batch.resent,
+    }
+  }
+
+  #prepare(chunk: ItemChunk, index: number, ordinal: number): Prepared | Invalid | Promise<Prepared | Invalid> {
+    const { key, cursor, map, destination } = this.#options
+    const row = chunk.rows[index]!
+    const rowKey = chunk.keys ? chunk.keys[index] : key && keyOf(row, key)
+    const invalid = (problem: string): Invalid => ({ ordinal, row, key: rowKey, problem })
+    if (key && rowKey === undefined) return invalid(`the key (${key.join(', ')}) is null or missing`)
+    if (cursor !== undefined && (row[cursor] === null || row[cursor] === undefined)) {
+      return invalid(
+        `the cursor column ${cursor} is null or missing, so later reads could not tell the row from new ones`,
+      )
+    }
+    let record: unknown = row
+    if (map) {
+      try {
+        record = map(row)
+      } catch (error) {
+        return invalid(`map failed: ${messageOf(error)}`)
+      }
+      if (record === null || typeof record !== 'object' || record instanceof Promise) {
+        return invalid(`map returned ${describe(record)}; it must return a record, and not later`)
+      }
+    }
+    const finish = (made: unknown): Prepared | Invalid => {
+      const missing = destination.match?.find((field) => ((made as AnyRow)[field] ?? undefined) === undefined)
+      if (missing !== undefined) {
+        return invalid(`the record has no ${missing}, by which ${destination.name} finds its object`)
+      }
+      return { ordinal, row, record: made as object, key: rowKey, remoteId: chunk.remoteIds?.[index] }
+    }
+    if (!destination.record) return finish(record)
+    const read = (validated: Validated): Prepared | Invalid =>
+      'problem' in validated
+        ? invalid(`the record does not fit ${destination.name}: ${validated.problem}`)
+        : finish(validated.value)
+    const validated = validate(destination.record, record)
+    return validated instanceof Promise ? validated.then(read) : read(validated)
+  }
+}
+
+/** What a batch covers when it holds just these rows. */
+export function only(some: readonly Prepared[]): Pick<Work, 'ordinals' | 'ranges'> {
+  const ordinals = some.map(({ ordinal }) => ordinal)
+  return { ordinals, ranges: rangesOf(ordinals) }
+}
+
+/** Ascending ordinals as ranges. */
+export function rangesOf(ordinals: readonly number[]): Range[] {
+  const ranges: [number, number][] = []
+  for (const ordinal of ordinals) {
+    const last = ranges.at(-1)
+    if (last && last[0] + last[1] === ordinal) last[1]++
+    else ranges.push([ordinal, 1])
+  }
+  return ranges
+}
+
+function keysOf(some: readonly Prepared[]): string[] {
+  return some.flatMap(({ key }) => key ?? [])
+}
