@@ -444,7 +444,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     try {
       data = (await send({ signal: context.signal, timeout: requestTimeout, retry: false })).data
     } catch (error) {
-      throw failure(error, context.config, method, at)
+      throw failure(error, context, method, at)
     }
     if (data?.spreadsheetId === spreadsheetId) return data
     if (at.writes) throw unconfirmed(method)
@@ -455,10 +455,11 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
 
   function failure(
     error: unknown,
-    { credentials }: Config,
+    { config, attempt }: Context<Config>,
     method: string,
     { writes, cached }: { writes: boolean; cached: boolean },
   ): Error {
+    const { credentials } = config
     const { status, code, signingIn, limited, after, detail } = factsOf(error)
     const says = `${me}: ${status ?? code ?? 'no answer'} from ${signingIn ? 'the token endpoint' : method}${detail && `: ${detail}`}`
     const refused = status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 409
@@ -467,6 +468,10 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       return refused
         ? new FatalError(`${says}; check the config field credentials`)
         : new RetryableError(says, { after })
+    }
+    if (status === 401 && credentials && attempt === 1) {
+      clients.delete(config) // the next attempt signs in anew
+      return new RetryableError(says)
     }
     if (status === 401)
       return new FatalError(
@@ -565,7 +570,10 @@ function rowsByKey(columns: readonly Value[][][]): ReadonlyMap<string, readonly 
   const bottom = Math.max(0, ...columns.map((column) => column.length))
   for (let row = 2; row <= bottom; row++) {
     const key = keyOf(columns.map((column) => column[row - 1]?.[0]))
-    if (key !== undefined) rows.set(key, [...(rows.get(key) ?? []), row])
+    if (key === undefined) continue
+    const others = rows.get(key)
+    if (others) others.push(row)
+    else rows.set(key, [row])
   }
   return rows
 }
@@ -831,7 +839,6 @@ async function makeClient({ credentials, token, endpoint }: Config): Promise<she
         email: credentials.client_email,
         key: credentials.private_key,
         scopes: ['https://www.googleapis.com/auth/spreadsheets'],
-        forceRefreshOnFailure: true, // once, after a 401
         transporterOptions,
       })
     : new google.auth.OAuth2({ transporterOptions })

@@ -82,9 +82,7 @@ export async function planItems(state: SyncState): Promise<Items> {
       return items
     },
     load: oneAtATime(async (ordinals) => {
-      const found = await singles.runAndReadAll(
-        `${select} where item in (${ordinals.join()}) order by item`,
-      )
+      const found = await singles.runAndReadAll(`${select} where item in (${ordinals.join()}) order by item`)
       return toItems(found.getColumns(), single)
     }),
     async close() {
@@ -231,7 +229,7 @@ async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Pro
     create table batch (first bigint, past bigint, state varchar, doubt boolean);
     create table rejected (item bigint);
     create table receipt (item bigint, remote_id varchar)`)
-  const batches = plan ? state.batches() : []
+  const batches = plan ? [...state.batches()] : []
   await fill(
     connection,
     'batch',
@@ -316,7 +314,7 @@ async function* keysOf({
 
 /** A batch that stands in the new plan for rows whose fate is open and which nobody may send again. */
 function stillUnknown(state: SyncState, items: readonly number[]): LedgerBatch {
-  const old = state.batches().filter((batch) => batch.state === 'unknown')
+  const old = [...state.batches()].filter((batch) => batch.state === 'unknown')
   return {
     id: state.newBatch(),
     operation: 'insert',

@@ -257,6 +257,11 @@ class Running {
   }
 
   async go(letters?: readonly StoredLetter[]): Promise<Counted> {
+    if (letters && this.#state.reads.some(({ state }) => state === 'broken')) {
+      throw new ConfigError(
+        `${this.#definition.name}: an earlier read of the source broke off; run the sync to finish it, then send the dead letters again`,
+      )
+    }
     const stopTelling = this.#tell()
     try {
       if (this.#definition.mode === 'append') await this.#append(letters)
@@ -293,16 +298,20 @@ class Running {
           from: this.#oldest,
           end: () => ({ ordinal: this.#freshFrom, final: true }),
           grown: never,
-          batches: state.batches(),
+          batches: [...state.batches()],
           resumed: true,
         })
       }
       if (this.#over()) return
       const last = state.reads.at(-1)
-      if (!letters && !cursor && open > 0 && last?.state === 'sealed') {
-        log.info(`${name}: finished what an earlier run had read; the source was not read again`)
-        this.#readWhole = true
-        return
+      if (!letters && !cursor && last?.state === 'sealed') {
+        // reading again would send every row a second time; but rows that are merely held do not keep the sync from going on
+        const { unknown } = tally(state.batches(), this.#oldest, this.#freshFrom)
+        if (state.interrupted || this.#before.pending > 0 || unknown < this.#before.unknown) {
+          log.info(`${name}: finished what an earlier run had read; the source was not read again`)
+          this.#readWhole = true
+          return
+        }
       }
       const reading = letters ? this.#stageLetters(letters) : this.#read(cursor ? undefined : last)
       const delivering = this.#delivery.deliver({
@@ -325,10 +334,9 @@ class Running {
   /** Forgets reads that are done with, oldest first. */
   async #freeAppended(): Promise<void> {
     const state = this.#state
-    const batches = state.batches()
     const free: ReadRow[] = []
     for (const read of state.reads) {
-      const { pending, unknown } = tally(batches, read.first, read.first + read.rows)
+      const { pending, unknown } = tally(state.batches(), read.first, read.first + read.rows)
       // a read that broke off is needed to tell, next time, what was read already
       if (pending + unknown > 0 || (read.state !== 'sealed' && !this.#sealedAfter(read))) break
       free.push(read)
@@ -410,7 +418,7 @@ class Running {
           from,
           end: () => ({ ordinal: to, final: true }),
           grown: never,
-          batches: this.#state.batches(),
+          batches: [...this.#state.batches()],
           resumed,
           only,
         })
@@ -595,12 +603,11 @@ class Running {
   /** What became of every row: of those this run read, and of those it found open. */
   counts(): Outcomes & Pick<Run, 'resumed' | 'resent'> {
     const state = this.#state
-    const batches = state.batches()
     const rows = state.nextOrdinal - this.#freshFrom
     const before = this.#before
     if (this.#definition.mode === 'append') {
-      const old = tally(batches, this.#oldest, this.#freshFrom)
-      const fresh = tally(batches, this.#freshFrom, state.nextOrdinal)
+      const old = tally(state.batches(), this.#oldest, this.#freshFrom)
+      const fresh = tally(state.batches(), this.#freshFrom, state.nextOrdinal)
       return {
         ...outcomes(rows, fresh),
         resumed: outcomes(before.pending + before.unknown, since(old, before)),
@@ -619,8 +626,8 @@ class Running {
       }
     }
     const { fresh: boundary, items, counts } = this.#state.plan!
-    const fresh = tally(batches, boundary, items)
-    const carried = tally(batches, 0, boundary)
+    const fresh = tally(state.batches(), boundary, items)
+    const carried = tally(state.batches(), 0, boundary)
     const open = after.pending + after.unknown + this.#unplanned
     return {
       ...outcomes(rows, fresh, counts.unchanged, counts.superseded),
@@ -685,7 +692,7 @@ interface Tally {
 const none: Tally = { delivered: 0, rejected: 0, pending: 0, unknown: 0, resent: 0 }
 
 /** An ordinal that is in no batch is pending; so is one whose batch is under way. */
-export function tally(batches: readonly LedgerBatch[], from: number, to: number): Tally {
+export function tally(batches: Iterable<LedgerBatch>, from: number, to: number): Tally {
   let { delivered, rejected, unknown, resent } = none
   for (const batch of batches) {
     const within = batch.ranges.reduce(

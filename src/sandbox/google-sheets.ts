@@ -1,5 +1,5 @@
 import { generateKeyPairSync, randomBytes, verify } from 'node:crypto'
-import { type Content, extent, letters, put, read, shown } from './grid.js'
+import { type Content, extent, letters, put, read, shown, widest } from './grid.js'
 import { html } from './page.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 import {
@@ -148,7 +148,7 @@ export function googleSheets(quota: GoogleSheetsQuota): { tenant: Tenant; contro
   function create({ id, title, tabs, sharedWith }: SpreadsheetOptions): string {
     const book = blank(title, id, sharedWith)
     for (const [title, rows] of Object.entries(tabs ?? { Sheet1: [] })) {
-      const columnCount = Math.max(26, ...rows.map((row) => row.length))
+      const columnCount = Math.max(26, widest(rows))
       const tab = addTab(book, { title, gridProperties: { rowCount: Math.max(1000, rows.length), columnCount } })
       const cells = rows.map((row) => row.map((value) => (value === null || value === '' ? undefined : { value })))
       put(tab, 0, 0, cells)

@@ -78,7 +78,15 @@ function quote(title: string): string {
 
 /** The last row and column that hold something, counted from 1; 0 when all is blank. */
 export function extent(grid: Grid): { rows: number; columns: number } {
-  return { rows: grid.rows.findLastIndex(holds) + 1, columns: Math.max(0, ...grid.rows.map(width)) }
+  return {
+    rows: grid.rows.findLastIndex(holds) + 1,
+    columns: grid.rows.reduce((widest, row) => Math.max(widest, width(row)), 0),
+  }
+}
+
+/** The length of the longest row. */
+export function widest(rows: readonly (readonly unknown[])[]): number {
+  return rows.reduce((widest, row) => Math.max(widest, row.length), 0)
 }
 
 function holds(row: Row | undefined): boolean {

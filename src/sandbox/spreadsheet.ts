@@ -16,6 +16,7 @@ import {
   read,
   shift,
   shown,
+  widest,
 } from './grid.js'
 
 /** A tab of a spreadsheet. */
@@ -571,10 +572,6 @@ export function list(value: unknown): Body[] {
   if (value === undefined || value === null) return []
   if (Array.isArray(value)) return value
   throw new ApiError(400, 'Invalid JSON payload received. Proto field is repeating, but the value is not a list.')
-}
-
-function widest(rows: readonly (readonly unknown[])[]): number {
-  return rows.reduce((widest, row) => Math.max(widest, row.length), 0)
 }
 
 function transpose<T>(rows: readonly (readonly T[])[], blank: T): T[][] {

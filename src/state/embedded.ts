@@ -205,6 +205,7 @@ class EmbeddedSync implements SyncState {
   #nextOrdinal: number
   #serial: number
   #nextBatch: number
+  #interrupted = false
   #cursor: Position | undefined
   #plan: (PlanRow & Filed) | undefined
   #snapshot: (SnapshotRow & Filed) | undefined
@@ -260,10 +261,9 @@ class EmbeddedSync implements SyncState {
     for (const file of await readdir(this.folder)) {
       if (!named.has(file)) await rm(join(this.folder, file), { recursive: true, force: true })
     }
-    const lost = this.#database.all<{ id: number }>(
-      `select id from batch where sync = ? and state = 'sent'`,
-      this.#sync,
-    )
+    const count = (sql: string): number => this.#database.get<{ n: number }>(sql, this.#sync)!.n
+    const lost = count(`select count(*) as n from batch where sync = ? and state = 'sent'`)
+    this.#interrupted = count(`select count(*) as n from run where sync = ? and status = 'running'`) > 0
     await this.#database.commit(() => {
       this.#database.run(
         `update run set status = 'killed', ended_at = ? where sync = ? and status = 'running'`,
@@ -271,7 +271,7 @@ class EmbeddedSync implements SyncState {
         this.#sync,
       )
       this.#database.run(`update read set state = 'broken' where sync = ? and state = 'open'`, this.#sync)
-      if (lost.length > 0) {
+      if (lost > 0) {
         this.#database.run(
           `update batch set state = 'unknown', doubt = 1 where sync = ? and state = 'sent'`,
           this.#sync,
@@ -282,6 +282,10 @@ class EmbeddedSync implements SyncState {
   }
 
   // ---- runs
+
+  get interrupted(): boolean {
+    return this.#interrupted
+  }
 
   async beginRun(id: string): Promise<void> {
     await this.#database.commit(() =>
@@ -410,12 +414,9 @@ class EmbeddedSync implements SyncState {
 
   async free(reads: readonly ReadRow[], batchesBelow: number): Promise<void> {
     if (reads.length === 0) return
-    const batches = this.batches().filter(({ ranges }) =>
-      ranges.every(([first, count]) => first + count <= batchesBelow),
-    )
     await this.#database.commit(() => {
       this.#forgetReads(reads)
-      for (const { id } of batches) this.#database.run('delete from batch where sync = ? and id = ?', this.#sync, id)
+      this.#database.run('delete from batch where sync = ? and past <= ?', this.#sync, batchesBelow)
     })
     await this.#removeSegments(reads)
   }
@@ -498,22 +499,27 @@ class EmbeddedSync implements SyncState {
     return this.#nextBatch++
   }
 
-  batches(): readonly LedgerBatch[] {
-    return this.#database.all<StoredBatch>('select * from batch where sync = ? order by id', this.#sync).map((row) => ({
-      id: row.id,
-      operation: row.operation as LedgerBatch['operation'],
-      ranges: JSON.parse(row.ranges) as Range[],
-      state: row.state as LedgerBatch['state'],
-      attempt: row.attempt,
-      doubt: row.doubt === 1,
-      idempotencyKey: row.idempotency_key,
-      digest: row.digest ?? undefined,
-      sentAt: row.sent_at,
-      firstSentAt: row.first_sent_at,
-      rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
-      resumed: row.resumed === 1,
-      resent: row.resent === 1,
-    }))
+  *batches(): Iterable<LedgerBatch> {
+    for (const row of this.#database.iterate<StoredBatch>(
+      'select * from batch where sync = ? order by id',
+      this.#sync,
+    )) {
+      yield {
+        id: row.id,
+        operation: row.operation as LedgerBatch['operation'],
+        ranges: JSON.parse(row.ranges) as Range[],
+        state: row.state as LedgerBatch['state'],
+        attempt: row.attempt,
+        doubt: row.doubt === 1,
+        idempotencyKey: row.idempotency_key,
+        digest: row.digest ?? undefined,
+        sentAt: row.sent_at,
+        firstSentAt: row.first_sent_at,
+        rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
+        resumed: row.resumed === 1,
+        resent: row.resent === 1,
+      }
+    }
   }
 
   *receipts(): Iterable<readonly (readonly [number, string])[]> {
@@ -583,10 +589,10 @@ class EmbeddedSync implements SyncState {
 
   #saveBatch(batch: LedgerBatch): void {
     this.#database.run(
-      `insert into batch (sync, id, operation, ranges, rows, state, attempt, doubt, idempotency_key, digest, sent_at,
+      `insert into batch (sync, id, operation, ranges, rows, past, state, attempt, doubt, idempotency_key, digest, sent_at,
          first_sent_at, rejected, resumed, resent)
-       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-       on conflict do update set ranges = excluded.ranges, rows = excluded.rows, state = excluded.state, attempt = excluded.attempt,
+       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       on conflict do update set ranges = excluded.ranges, rows = excluded.rows, past = excluded.past, state = excluded.state, attempt = excluded.attempt,
          doubt = excluded.doubt, idempotency_key = excluded.idempotency_key, digest = excluded.digest, sent_at = excluded.sent_at,
          first_sent_at = excluded.first_sent_at,
          rejected = excluded.rejected, resent = excluded.resent`,
@@ -595,6 +601,7 @@ class EmbeddedSync implements SyncState {
       batch.operation,
       JSON.stringify(batch.ranges),
       batch.ranges.reduce((sum, [, count]) => sum + count, 0),
+      batch.ranges.reduce((past, [first, count]) => Math.max(past, first + count), 0),
       batch.state,
       batch.attempt,
       batch.doubt ? 1 : 0,

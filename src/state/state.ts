@@ -161,6 +161,8 @@ export interface SyncState {
   /** Never the same again after a reset, when ordinals begin anew. */
   readonly nonce: string
 
+  /** The run before this one was killed: what it left, and what it had in mind, are to be finished. */
+  readonly interrupted: boolean
   beginRun(id: string): Promise<void>
   endRun(id: string, status: RunRow['status'], summary: unknown): Promise<void>
 
@@ -199,7 +201,8 @@ export interface SyncState {
   }): Promise<void>
 
   // batches
-  batches(): readonly LedgerBatch[]
+  /** What was sent, in the order of the calls; to be read at once, before anything else is asked. */
+  batches(): Iterable<LedgerBatch>
   receipts(): Iterable<readonly (readonly [ordinal: number, remoteId: string])[]>
   /** Marks ordinals as sent. Returns when that is durable: only now may the request leave. */
   sent(batch: LedgerBatch): Promise<void>

@@ -1,0 +1,92 @@
+import { type ColumnType, Instant } from '../values.js'
+import { parseJson } from './sql.js'
+
+/** What a column of PostgreSQL becomes. `read` gets the text that the server sends; null never gets there. */
+export interface Converter {
+  readonly type: ColumnType
+  read(text: string): unknown
+}
+
+/** For each type of array that the database has: the type of its items, and what stands between them. */
+export type Arrays = ReadonlyMap<number, { readonly item: number; readonly delimiter: string }>
+
+/**
+ * What {@link converter} needs of the session: text forms that it can read. `extra_float_digits` is for servers before
+ * PostgreSQL 12, which round otherwise (https://www.postgresql.org/docs/current/runtime-config-client.html).
+ */
+export const settings: Readonly<Record<string, string>> = {
+  DateStyle: 'ISO',
+  IntervalStyle: 'postgres',
+  TimeZone: 'UTC',
+  bytea_output: 'hex',
+  extra_float_digits: '3',
+}
+
+/** Lists {@link Arrays}: the array type, the type of its items (of a domain the type below it), the delimiter. */
+export const arraysQuery = `select typarray, coalesce(nullif(typbasetype, 0), oid), typdelim from pg_type where typarray <> 0 and typtype <> 'c'`
+
+/** How to read a column of the type with this number. An enum, a range, an interval, a uuid and all others are their text. */
+export function converter(oid: number, arrays: Arrays): Converter {
+  const array = arrays.get(oid)
+  if (!array) return types[oid] ?? text
+  const { read } = converter(array.item, arrays)
+  return { type: 'json', read: (text) => parseArray(text, array.delimiter, read) }
+}
+
+const text: Converter = { type: 'text', read: (text) => text }
+
+/** By their numbers in PostgreSQL's pg_type.dat, which never change. */
+const types: { readonly [oid: number]: Converter } = {
+  16: { type: 'boolean', read: (text) => text === 't' },
+  17: { type: 'binary', read: (text) => new Uint8Array(Buffer.from(text.slice(2), 'hex')) },
+  20: { type: 'bigint', read: BigInt },
+  21: { type: 'integer', read: Number },
+  23: { type: 'integer', read: Number },
+  114: { type: 'json', read: (text) => parseJson(text, 'postgres') },
+  700: { type: 'double', read: Number },
+  701: { type: 'double', read: Number },
+  1082: { type: 'date', read: (text) => text },
+  1114: { type: 'timestamp', read: (text) => text.replace(' ', 'T') },
+  1184: { type: 'instant', read: instant },
+  1700: { type: 'decimal', read: (text) => text },
+  3802: { type: 'json', read: (text) => parseJson(text, 'postgres') },
+}
+
+/** '2026-01-31 02:30:00.123456+00'; as the text it is when it is infinite, or later than a `Date` can be. */
+function instant(text: string): Date | string {
+  const [, year, rest, bc] = /^(\d{4,})(.*)\+00( BC)?$/.exec(text) ?? []
+  if (year === undefined) return text
+  const iso = bc ? `-${String(Number(year) - 1).padStart(6, '0')}` : year.length > 4 ? `+${year.padStart(6, '0')}` : year
+  const date = Instant.of(`${iso}${rest!.replace(' ', 'T')}Z`)
+  return Number.isNaN(date.getTime()) ? text : date
+}
+
+/** Reads what https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO describes. */
+function parseArray(text: string, delimiter: string, read: (item: string) => unknown): unknown[] {
+  const bare = new RegExp(`[^${delimiter}{}]+`, 'y')
+  const quoted = /"((?:[^"\\]|\\.)*)"/sy
+  let at = text.indexOf('{') // bounds may come first, as in [0:1]={a,b}
+  const next = (pattern: RegExp): RegExpExecArray => {
+    pattern.lastIndex = at
+    const match = pattern.exec(text)!
+    at = pattern.lastIndex
+    return match
+  }
+  const item = (): unknown => {
+    if (text[at] === '{') return items()
+    if (text[at] === '"') return read(next(quoted)[1]!.replace(/\\(.)/gs, '$1'))
+    const [word] = next(bare)
+    return word === 'NULL' ? null : read(word)
+  }
+  const items = (): unknown[] => {
+    const found: unknown[] = []
+    at++
+    while (text[at] !== '}') {
+      found.push(item())
+      if (text[at] === delimiter) at++
+    }
+    at++
+    return found
+  }
+  return items()
+}
