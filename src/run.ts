@@ -105,15 +105,15 @@ export async function runSync(definition: SyncDefinition, options: RunOptions, r
     (await resolveConfig({ name: destination.name, schema: destination.config, given: destination.given, folder }))
   const state = await openEmbedded(folder)
   try {
-    const letters: StoredLetter[] = []
-    if (redrive) for await (const letter of state.deadLetters(name)) if (redrive(letter)) letters.push(letter)
     const sync = await state.open(name, identityOf(definition, config))
     const limits = limitsOf(options)
     try {
       await sync.beginRun(id)
       const run = new Running(definition, options, sync, id, config, limits)
       try {
-        const { status, reason, ...counts } = await run.go(redrive && letters)
+        const letters =
+          redrive && sendsStored(definition) ? await lettersOf(state.deadLetters(name), redrive) : undefined
+        const { status, reason, ...counts } = await run.go(letters)
         await sync.endRun(id, status, { ...counts, reason })
         return {
           id,
@@ -138,6 +138,17 @@ export async function runSync(definition: SyncDefinition, options: RunOptions, r
   } finally {
     await state.close()
   }
+}
+
+/** Whether a redrive sends the stored rows: where the source shows all of its rows, those that it has now are sent instead. */
+function sendsStored({ mode, source, cursor }: SyncDefinition): boolean {
+  return mode === 'append' || cursor !== undefined || !source.repeatable
+}
+
+async function lettersOf(letters: AsyncIterable<StoredLetter>, wanted: Where): Promise<StoredLetter[]> {
+  const found: StoredLetter[] = []
+  for await (const letter of letters) if (wanted(letter)) found.push(letter)
+  return found
 }
 
 /** What a snapshot and a ledger belong to. */

@@ -108,22 +108,16 @@ class EmbeddedState implements State {
   async *deadLetters(name: string): AsyncIterable<StoredLetter> {
     const sync = this.#find(name)
     if (!sync) return
-    const rows = this.#database.iterate<StoredLetterRow>(
-      `select * from dead_letter where sync = ? and state = 'open' order by id`,
-      sync.id,
-    )
-    for (const row of rows) {
-      yield {
-        id: row.id,
-        ordinal: row.ordinal,
-        key: row.key ?? undefined,
-        row: parse(row.row),
-        record: row.record === null ? undefined : parse(row.record),
-        operation: row.operation as StoredLetter['operation'],
-        reason: row.reason,
-        attempts: row.attempts,
-        at: row.at,
-      }
+    // page by page: whoever iterates may take long, and may change the state meanwhile
+    for (let last = 0; ; ) {
+      const rows = this.#database.all<StoredLetterRow>(
+        `select * from dead_letter where sync = ? and state = 'open' and id > ? order by id limit 100`,
+        sync.id,
+        last,
+      )
+      if (rows.length === 0) return
+      for (const row of rows) yield letterOf(row)
+      last = rows.at(-1)!.id
     }
   }
 
@@ -694,6 +688,20 @@ type StoredLetterRow = {
   reason: string
   attempts: number
   at: number
+}
+
+function letterOf(row: StoredLetterRow): StoredLetter {
+  return {
+    id: row.id,
+    ordinal: row.ordinal,
+    key: row.key ?? undefined,
+    row: parse(row.row),
+    record: row.record === null ? undefined : parse(row.record),
+    operation: row.operation as StoredLetter['operation'],
+    reason: row.reason,
+    attempts: row.attempts,
+    at: row.at,
+  }
 }
 
 function runRow(run: StoredRun, running: boolean): RunRow {
