@@ -86,6 +86,7 @@ export class Delivery {
   readonly #options: DeliveryOptions
   readonly #batcher: Batcher
   readonly #halted = new AbortController()
+  readonly #failed = new AbortController()
   readonly #stop: AbortSignal
   readonly #settleTime: number
   #halt: Halt | undefined
@@ -118,9 +119,9 @@ export class Delivery {
     return this.#halt
   }
 
-  /** Aborts when delivery has stopped by itself. */
-  get halted(): AbortSignal {
-    return this.#halted.signal
+  /** Aborts when delivery stops by itself with an error. */
+  get failed(): AbortSignal {
+    return this.#failed.signal
   }
 
   get delivered(): number {
@@ -162,6 +163,7 @@ export class Delivery {
   #fail(reason: string, error: unknown): void {
     this.#halt ??= { reason: redact(reason), error }
     this.#halted.abort(new Error(reason))
+    if (error !== undefined) this.#failed.abort(error)
   }
 
   /** Sends a batch until each of its rows is settled, or is left for the next run. */

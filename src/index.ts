@@ -1,3 +1,4 @@
+export type { Outcomes } from './account.js'
 export { type Injected, Secret, secret } from './config.js'
 export {
   type Answer,
@@ -33,7 +34,7 @@ export {
 } from './errors.js'
 export { type Http, HttpError, type HttpRequest, NetworkError, TimeoutError } from './http.js'
 export type { Log } from './log.js'
-export type { Outcomes, Progress, Run, RunOptions } from './run.js'
+export type { Progress, Run, RunOptions } from './run.js'
 export { type CursorValue, type Read, type Readable, type RowOf, type Source, source } from './source.js'
 export { type DeadLetter, type Mode, runAll, type Sync, type SyncStatus, sync } from './sync.js'
 export { type AnyRow, type Column, type ColumnType, Instant } from './values.js'

@@ -1,18 +1,18 @@
 import { hash, randomUUID } from 'node:crypto'
+import { none, type Outcomes, outcomes, plus, since, type Tally, tally } from './account.js'
 import { redact, resolveConfig } from './config.js'
-import { Cursor, type CursorOptions } from './cursor.js'
+import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
 import type { Definition, Operation } from './destination.js'
-import { ConfigError, SourceError, SpillwayError } from './errors.js'
-import { createHttp } from './http.js'
+import { ConfigError } from './errors.js'
 import type { Log } from './log.js'
 import { onAbort, Pace } from './pace.js'
 import { compact, makePlan, planItems, stageItems } from './plan.js'
+import { Reader, sealedAfter } from './read.js'
 import type { SourceDefinition } from './source.js'
-import { PrefixDigest, StageReader, StageWriter } from './stage.js'
 import { openEmbedded } from './state/embedded.js'
-import type { Identity, LedgerBatch, ReadRow, StoredLetter, SyncState } from './state/state.js'
-import type { AnyRow, Column } from './values.js'
+import type { Identity, ReadRow, StoredLetter, SyncState } from './state/state.js'
+import type { AnyRow } from './values.js'
 import { messageOf } from './verdict.js'
 
 /** A sync's options, checked and with their defaults filled in. */
@@ -27,23 +27,6 @@ export interface SyncDefinition {
   readonly map: ((row: AnyRow) => unknown) | undefined
   readonly folder: string
   readonly log: Log
-}
-
-/** Rows by what became of them. The others add up to `rows`. */
-export interface Outcomes {
-  readonly rows: number
-  /** The destination has acknowledged them. */
-  readonly delivered: number
-  /** The destination has them already. */
-  readonly unchanged: number
-  /** Refused, by the destination or because they cannot be made into a record: see the dead letters. */
-  readonly rejected: number
-  /** Not sent, or sent and certainly not applied: the next run sends them. */
-  readonly pending: number
-  /** Sent, and nobody knows whether they were applied. */
-  readonly unknown: number
-  /** A newer row of the same key, or a newer reading of the source, took their place. */
-  readonly superseded: number
 }
 
 /** What a run did. Its own counts are of the rows that it read. */
@@ -201,6 +184,7 @@ class Running {
   readonly #state: SyncState
   readonly #limits: Limits
   readonly #delivery: Delivery
+  readonly #reader: Reader
   /** Whether a read shows the whole source. */
   readonly #complete: boolean
   /** The first ordinal that this run stages. */
@@ -213,14 +197,8 @@ class Running {
   /** Rows that an earlier run staged and never planned. */
   readonly #unplanned: number
   #planned: 'complete' | 'partial' | undefined
-  #columns: readonly Column[] = []
-  /** The source has been read to its end; or at least, nothing more comes. */
-  #readWhole = false
-  #readOver = false
-  /** What a person must decide before the run can go on. */
-  #question: string | undefined
-  #wake: (() => void)[] = []
-
+  /** Only what an earlier run had read was delivered. */
+  #resumedOnly = false
   constructor(
     definition: SyncDefinition,
     options: RunOptions,
@@ -257,13 +235,20 @@ class Running {
       map,
       keysRepeat: mode === 'append' && key !== undefined,
       replaySafe: destination.replaySafe && operation !== 'insert',
-      columns: () => this.#columns,
+      columns: () => this.#reader.columns,
       state,
       pace: new Pace(destination.policy),
       log,
       stop: limits.stop,
       cut: limits.cut,
       allowRejections: options.allowRejections ?? false,
+    })
+    this.#reader = new Reader({
+      ...definition,
+      state,
+      // with an error the run ends at once; a destination that is merely down does not keep rows from being staged
+      stop: AbortSignal.any([limits.stop, this.#delivery.failed]),
+      brokenOff: options.brokenOff,
     })
   }
 
@@ -287,10 +272,11 @@ class Running {
     await this.#tidy()
     const open = counts.pending + counts.unknown + counts.resumed.pending + counts.resumed.unknown
     const stopped =
-      this.#limits.stop.aborted && !this.#readWhole
+      this.#limits.stop.aborted && !this.#reader.whole && !this.#resumedOnly
         ? `the run ended early: ${messageOf(this.#limits.stop.reason)}`
         : undefined
-    const reason = halt?.reason ?? this.#question ?? stopped ?? (open > 0 ? `${open} rows are still open` : undefined)
+    const reason =
+      halt?.reason ?? this.#reader.question ?? stopped ?? (open > 0 ? `${open} rows are still open` : undefined)
     return { ...counts, status: reason === undefined ? 'done' : 'incomplete', reason }
   }
 
@@ -320,17 +306,17 @@ class Running {
         const { unknown } = tally(state.batches(), this.#oldest, this.#freshFrom)
         if (state.interrupted || this.#before.pending > 0 || unknown < this.#before.unknown) {
           log.info(`${name}: finished what an earlier run had read; the source was not read again`)
-          this.#readWhole = true
+          this.#resumedOnly = true
           return
         }
       }
-      const reading = letters ? this.#stageLetters(letters) : this.#read(cursor ? undefined : last)
+      const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(cursor ? undefined : last)
       const delivering = this.#delivery.deliver({
         items,
         identity: this.#identity(),
         from: this.#freshFrom,
-        end: () => ({ ordinal: state.nextOrdinal, final: this.#readOver }),
-        grown: () => this.#grown(),
+        end: () => ({ ordinal: state.nextOrdinal, final: this.#reader.over }),
+        grown: () => this.#reader.grown(),
         batches: [],
         resumed: false,
       })
@@ -349,14 +335,10 @@ class Running {
     for (const read of state.reads) {
       const { pending, unknown } = tally(state.batches(), read.first, read.first + read.rows)
       // a read that broke off is needed to tell, next time, what was read already
-      if (pending + unknown > 0 || (read.state !== 'sealed' && !this.#sealedAfter(read))) break
+      if (pending + unknown > 0 || (read.state !== 'sealed' && !sealedAfter(state, read))) break
       free.push(read)
     }
     await state.free(free, state.reads[free.length]?.first ?? state.nextOrdinal)
-  }
-
-  #sealedAfter({ id }: ReadRow): boolean {
-    return this.#state.reads.some((read) => read.id > id && read.state === 'sealed')
   }
 
   // ---- insert, upsert: planned against the snapshot
@@ -365,7 +347,7 @@ class Running {
     const complete = this.#complete && !letters
     await this.#resumeKeyed(complete)
     if (this.#over()) return
-    const reading = letters ? this.#stageLetters(letters) : this.#read(undefined)
+    const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)
     if (complete) await reading
     else await reading.catch(() => {}) // what it gave is delivered before the error is told
     if (!this.#over()) await this.#planAndDeliver(complete)
@@ -445,168 +427,8 @@ class Running {
     return `${this.#state.nonce} ${this.#state.plan?.id ?? ''} ${map ? hash('sha256', map.toString()) : ''}`
   }
 
-  // ---- reading
-
-  /** Reads the source into the stage. `brokenOff`: an earlier read whose rows are skipped when the source gives them again. */
-  async #read(brokenOff: ReadRow | undefined): Promise<void> {
-    const { name, source, cursor: cursorOptions, log } = this.#definition
-    const { stop } = this.#limits
-    const state = this.#state
-    const abort = new AbortController()
-    const ignore = [
-      onAbort(stop, () => abort.abort(stop.reason)),
-      // with an error the run ends at once; a destination that is merely down does not keep rows from being staged
-      onAbort(
-        this.#delivery.halted,
-        () => this.#delivery.halt?.error !== undefined && abort.abort(this.#delivery.halt.error),
-      ),
-    ]
-    let writer: StageWriter | undefined
-    let timer: NodeJS.Timeout | undefined
-    try {
-      const continued =
-        brokenOff?.state === 'broken' && brokenOff.rows > 0 && this.#options.brokenOff !== 'from-start'
-          ? brokenOff
-          : undefined
-      if (continued && this.#options.brokenOff === 'done') {
-        await state.endRead(continued, 'sealed')
-        this.#readWhole = true
-        return
-      }
-      const cursor = cursorOptions && (await this.#openCursor(cursorOptions))
-      const everything = untilAborted(
-        source.read({
-          since: cursor?.since,
-          cursor: cursorOptions?.column,
-          signal: abort.signal,
-          http: createHttp({
-            actor: source.name,
-            signal: abort.signal,
-            timeout: 60_000,
-            retryReads: { budget: 300_000 },
-          }),
-          log,
-          describe: (columns) => this.#describe(columns),
-        }),
-        abort.signal,
-      )
-      const rows = continued ? await this.#skip(continued, everything) : everything
-      if (!rows) return
-      if (continued) await state.resumeRead(continued)
-      writer = new StageWriter(state, continued ?? (await state.beginRead(this.#complete)), name, () => this.#grew())
-      // rows of a slow source become durable, and can be delivered, without waiting for a full group
-      const flush = (): void => void writer?.flush().catch(() => {}) // the next add, or end, meets the error
-      timer = setInterval(flush, 100)
-      for await (const batch of rows) {
-        const fresh = cursor ? cursor.take(batch as readonly AnyRow[]) : batch
-        await writer.add(fresh, cursor && source.ordered ? cursor.step() : undefined)
-      }
-      const whole = !abort.signal.aborted
-      await writer.end(whole ? 'sealed' : 'broken', whole || source.ordered ? cursor?.step() : undefined)
-      this.#readWhole = whole
-    } catch (error) {
-      // the first error counts; a read that could not be ended counts as broken off when the next run starts
-      await writer?.end('broken').catch(() => {})
-      if (error instanceof SpillwayError) throw error
-      throw new SourceError(
-        `${name}: the source ${source.name} broke off: ${messageOf(error)}. What it gave before is kept; run again to go on`,
-        {
-          cause: error,
-        },
-      )
-    } finally {
-      clearInterval(timer)
-      for (const undo of ignore) undo()
-      this.#readOver = true
-      this.#grew()
-    }
-  }
-
-  #describe(columns: readonly Column[]): void {
-    this.#columns = columns
-    const { name, cursor, key } = this.#definition
-    const known = new Set(columns.map((column) => column.name))
-    const missing = [...(key ?? []), ...(cursor ? [cursor.column] : [])].find((column) => !known.has(column))
-    if (missing !== undefined) {
-      throw new ConfigError(`${name}: the source has no column ${missing}; it has ${[...known].join(', ')}`)
-    }
-    if (cursor && columns.some((column) => column.name === cursor.column && column.type === 'decimal')) {
-      throw new ConfigError(
-        `${name}: the cursor column ${cursor.column} is a decimal, which arrives as text and does not order; cast it to bigint or double precision`,
-      )
-    }
-  }
-
-  /** Passes over the rows that a broken-off read had staged; `undefined` when the source begins differently now. */
-  async #skip(
-    brokenOff: ReadRow,
-    source: AsyncIterable<readonly object[]>,
-  ): Promise<AsyncGenerator<readonly object[]> | undefined> {
-    const before = new PrefixDigest()
-    for await (const rows of stagedRows(this.#state, brokenOff)) before.add(rows)
-    const now = new PrefixDigest()
-    const batches = source[Symbol.asyncIterator]()
-    let left = brokenOff.rows
-    let rest: readonly object[] = []
-    while (left > 0) {
-      const next = await batches.next()
-      if (next.done) break
-      now.add(next.value.slice(0, left))
-      rest = next.value.slice(left)
-      left -= Math.min(left, next.value.length)
-    }
-    if (this.#limits.stop.aborted) {
-      await batches.return?.()
-      return undefined
-    }
-    if (left > 0 || before.result() !== now.result()) {
-      await batches.return?.()
-      this.#question = `an earlier read of ${this.#definition.source.name} broke off after ${brokenOff.rows} rows, and the source does not begin with them any more: run again with brokenOff 'from-start' (--from-start) to read all of it as new, or 'done' (--done) to take what was read for all there is`
-      return undefined
-    }
-    return (async function* () {
-      if (rest.length > 0) yield rest
-      for (let next = await batches.next(); !next.done; next = await batches.next()) yield next.value
-    })()
-  }
-
-  async #openCursor(options: CursorOptions): Promise<Cursor> {
-    const state = this.#state
-    const brokenOff: AnyRow[] = []
-    if (!this.#definition.source.ordered) {
-      // their rows are staged, but the position stayed where it was: the source gives them again
-      for (const read of state.reads) {
-        if (read.state !== 'broken' || this.#sealedAfter(read)) continue
-        for await (const rows of stagedRows(state, read)) brokenOff.push(...rows)
-      }
-    }
-    return new Cursor(options, this.#definition.name, { position: state.cursor, seen: state.seen(), brokenOff })
-  }
-
-  /** Dead letters as rows to be delivered anew; from the same commit on they count as sent again. */
-  async #stageLetters(letters: readonly StoredLetter[]): Promise<void> {
-    const read = await this.#state.beginRead(false)
-    const writer = new StageWriter(this.#state, read, this.#definition.name, () => this.#grew())
-    try {
-      for (const { row, id } of letters) await writer.add([row], undefined, [id])
-      await writer.end('sealed')
-      this.#readWhole = true
-    } finally {
-      this.#readOver = true
-      this.#grew()
-    }
-  }
-
-  #grown(): Promise<void> {
-    return new Promise((resolve) => this.#wake.push(resolve))
-  }
-
-  #grew(): void {
-    for (const wake of this.#wake.splice(0)) wake()
-  }
-
   #over(): boolean {
-    return this.#limits.stop.aborted || this.#delivery.halt !== undefined || this.#question !== undefined
+    return this.#limits.stop.aborted || this.#delivery.halt !== undefined || this.#reader.question !== undefined
   }
 
   // ---- accounts
@@ -678,7 +500,7 @@ class Running {
         delivered,
         rejected,
         pending: Math.max(0, staged - delivered - rejected),
-        total: this.#readWhole ? staged : undefined,
+        total: this.#reader.whole ? staged : undefined,
       })
     }
     const timer = setInterval(tell, 100)
@@ -689,105 +511,7 @@ class Running {
   }
 }
 
-// ---- counting ------------------------------------------------------------------------------------------------------
-
-/** What the ledger says of a range of ordinals. */
-interface Tally {
-  readonly delivered: number
-  readonly rejected: number
-  readonly pending: number
-  readonly unknown: number
-  readonly resent: number
-}
-
-const none: Tally = { delivered: 0, rejected: 0, pending: 0, unknown: 0, resent: 0 }
-
-/** An ordinal that is in no batch is pending; so is one whose batch is under way. */
-export function tally(batches: Iterable<LedgerBatch>, from: number, to: number): Tally {
-  let { delivered, rejected, unknown, resent } = none
-  for (const batch of batches) {
-    const within = batch.ranges.reduce(
-      (sum, [first, count]) => sum + Math.max(0, Math.min(to, first + count) - Math.max(from, first)),
-      0,
-    )
-    if (batch.state === 'unknown') unknown += within
-    if (batch.state === 'settled') {
-      const refused = batch.rejected.filter((ordinal) => ordinal >= from && ordinal < to).length
-      rejected += refused
-      delivered += within - refused
-    }
-    if (batch.resent) resent += within
-  }
-  return { delivered, rejected, unknown, resent, pending: Math.max(0, to - from) - delivered - rejected - unknown }
-}
-
-/** What was settled between two tallies, and what is open at the second. */
-function since(after: Tally, before: Tally): Tally {
-  return { ...after, delivered: after.delivered - before.delivered, rejected: after.rejected - before.rejected }
-}
-
-function plus(a: Tally, b: Tally): Tally {
-  return {
-    delivered: a.delivered + b.delivered,
-    rejected: a.rejected + b.rejected,
-    pending: a.pending + b.pending,
-    unknown: a.unknown + b.unknown,
-    resent: a.resent + b.resent,
-  }
-}
-
-function outcomes(
-  rows: number,
-  { delivered, rejected, pending, unknown }: Tally,
-  unchanged = 0,
-  superseded = 0,
-): Outcomes {
-  return { rows, delivered, unchanged, rejected, pending, unknown, superseded }
-}
-
-// ---- reading -------------------------------------------------------------------------------------------------------
-
 /** Never resolves: a stretch that does not grow. */
 function never(): Promise<void> {
   return new Promise(() => {})
-}
-
-async function* stagedRows(state: SyncState, { first, rows }: ReadRow): AsyncGenerator<readonly AnyRow[]> {
-  const reader = new StageReader(state)
-  try {
-    for (let ordinal = first; ordinal < first + rows; ) {
-      const chunk = await reader.chunkAt(ordinal)
-      yield chunk!.rows.slice(0, first + rows - ordinal)
-      ordinal += chunk!.rows.length
-    }
-  } finally {
-    await reader.close()
-  }
-}
-
-/** The same items until the signal aborts, even while the source is silent. */
-async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
-  const iterator = items[Symbol.asyncIterator]()
-  let stop = (): void => {}
-  const ignore = onAbort(signal, () => stop())
-  let ended = false
-  try {
-    while (!signal.aborted) {
-      // not Promise.race with one promise for the signal: that would keep every item until the signal aborts
-      const next = await new Promise<IteratorResult<T> | undefined>((resolve, reject) => {
-        stop = () => resolve(undefined)
-        iterator.next().then(resolve, reject)
-      })
-      if (next === undefined) return
-      if (next.done) {
-        ended = true
-        return
-      }
-      yield next.value
-    }
-  } finally {
-    ignore()
-    // not awaited: a source that ignores its signal would hold the run
-    if (!ended) void iterator.return?.()?.catch(() => {})
-  }
 }

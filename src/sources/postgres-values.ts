@@ -56,7 +56,11 @@ const types: { readonly [oid: number]: Converter } = {
 function instant(text: string): Date | string {
   const [, year, rest, bc] = /^(\d{4,})(.*)\+00( BC)?$/.exec(text) ?? []
   if (year === undefined) return text
-  const iso = bc ? `-${String(Number(year) - 1).padStart(6, '0')}` : year.length > 4 ? `+${year.padStart(6, '0')}` : year
+  const iso = bc
+    ? `-${String(Number(year) - 1).padStart(6, '0')}`
+    : year.length > 4
+      ? `+${year.padStart(6, '0')}`
+      : year
   const date = Instant.of(`${iso}${rest!.replace(' ', 'T')}Z`)
   return Number.isNaN(date.getTime()) ? text : date
 }

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { connect as openSocket, Socket } from 'node:net'
-import type { ClientBase, CustomTypesConfig, FieldDef, PoolClient } from 'pg'
+import type { Client, CustomTypesConfig, FieldDef, Pool, QueryArrayResult } from 'pg'
 import { resolveSecret, type Secret } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
@@ -81,7 +81,6 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
       const { signal } = reading
       signal.throwIfAborted()
       const session = await connect(signal)
-      let healthy = true
       try {
         let before = 0
         for await (const rows of batches(session, query, reading)) {
@@ -90,7 +89,7 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
         }
       } catch (error) {
         signal.throwIfAborted()
-        throw explained(error, session.place)
+        throw explained(error, session.client)
       } finally {
         await session.close()
       }
@@ -104,10 +103,279 @@ interface Query {
 }
 
 function queryOf({ query, params = [], table }: PostgresOptions): Query {
-  if ((query === undefined) === (table === undefined)) throw new ConfigError(`${actor}: give either \`query\` or \`table\``)
+  if ((query === undefined) === (table === undefined))
+    throw new ConfigError(`${actor}: give either \`query\` or \`table\``)
   if (table === undefined) return { text: statement(query, actor), params }
   // parts that are quoted already may hold dots
   const parts = table.match(/"(?:[^"]|"")+"|[^".]+/g) ?? []
-  if (parts.join('.') !== table) throw new ConfigError(`${actor}: \`table\` is no name of a table, such as sales.orders`)
-  return { text: `select * from ${parts.map((part) => (part.startsWith('"') ? part : quoted(part))).join('.')}`, params }
+  if (parts.join('.') !== table)
+    throw new ConfigError(`${actor}: \`table\` is no name of a table, such as sales.orders`)
+  return {
+    text: `select * from ${parts.map((part) => (part.startsWith('"') ? part : quoted(part))).join('.')}`,
+    params,
+  }
+}
+
+// ---- connections -----------------------------------------------------------------------------------------------
+
+interface Connection {
+  readonly client: Client
+  /** Gives it back; one that is broken is not used again. */
+  release(broken: Error | undefined): unknown
+}
+
+interface Session {
+  readonly client: Client
+  readonly arrays: Arrays
+  close(): Promise<void>
+}
+
+/** Text as the server sends it; read by the column's own converter. The driver's would shift dates and are global. */
+const verbatim: CustomTypesConfig = { getTypeParser: () => (text: string) => text }
+
+function connector({ url, pool, timeout }: PostgresOptions): (signal: AbortSignal) => Promise<Session> {
+  if ((url === undefined) === (pool === undefined)) {
+    throw new ConfigError(`${actor}: give either \`url\`, such as secret('DATABASE_URL'), or \`pool\``)
+  }
+  const limit = timeout === undefined ? undefined : milliseconds(timeout, `${actor}: timeout`)
+  return async (signal) => {
+    const connection = pool ? await borrow(pool) : await dial(resolveSecret(url!, `${actor}: url`), signal)
+    return begin(connection, limit)
+  }
+}
+
+async function dial(url: string, signal: AbortSignal): Promise<Connection> {
+  const { pg } = await driver()
+  const socket = new Socket()
+  const client = clientOf(pg, url, socket)
+  const giveUp = () => socket.destroy()
+  signal.addEventListener('abort', giveUp)
+  try {
+    await client.connect()
+  } catch (error) {
+    socket.destroy()
+    signal.throwIfAborted()
+    throw explained(error, client)
+  } finally {
+    signal.removeEventListener('abort', giveUp)
+  }
+  return { client, release: () => client.end() }
+}
+
+function clientOf(pg: Driver['pg'], url: string, socket: Socket): Client {
+  try {
+    if (!/^postgres(ql)?:\/\//.test(url)) throw new TypeError('not a Postgres URL')
+    return new pg.Client({
+      connectionString: url,
+      stream: () => socket,
+      keepAlive: true,
+      connectionTimeoutMillis: patience.connect,
+      fallback_application_name: 'spillway',
+    })
+  } catch {
+    // what the parser throws holds the whole of it, password included
+    throw new ConfigError(
+      `${actor}: url is not like postgres://user:password@host:5432/database; write special characters in the password as encodeURIComponent does`,
+    )
+  }
+}
+
+async function borrow(pool: PostgresConnections): Promise<Connection> {
+  if ('totalCount' in pool) {
+    const client = await (pool as Pool).connect()
+    // what a pool makes are clients, which its types do not say
+    return { client: client as unknown as Client, release: (broken) => client.release(broken) }
+  }
+  const client = pool as Client
+  const status = client.getTransactionStatus?.()
+  if (status !== 'I') {
+    throw new ConfigError(
+      `${actor}: the client given as \`pool\` is ${status ? 'in a transaction' : 'not connected'}; give a Pool, or a connected Client that is free`,
+    )
+  }
+  return { client, release: () => {} }
+}
+
+async function begin({ client, release }: Connection, timeout: number | undefined): Promise<Session> {
+  // a connection that breaks also fails the query under way, and that is where it is told
+  const ignore = () => {}
+  client.on('error', ignore)
+  const close = async () => {
+    let broken: Error | undefined
+    await client.query('rollback').catch((error) => {
+      broken = error
+    })
+    client.off('error', ignore)
+    await release(broken)
+  }
+  const local = { ...settings, ...(timeout === undefined ? {} : { statement_timeout: `${Math.ceil(timeout)}` }) }
+  const set = Object.entries(local).map(([name, value]) => `set local ${name} = '${value}'`)
+  const text = ['begin isolation level repeatable read read only', ...set, arraysQuery].join(';')
+  try {
+    const results = (await client.query({ text, rowMode: 'array', types: verbatim })) as unknown as QueryArrayResult[]
+    const types = results.at(-1)!.rows as [string, string, string][]
+    const arrays = new Map(types.map(([array, item, delimiter]) => [Number(array), { item: Number(item), delimiter }]))
+    return { client, arrays, close }
+  } catch (error) {
+    await close()
+    throw explained(error, client)
+  }
+}
+
+type Driver = Awaited<ReturnType<typeof driver>>
+
+async function driver() {
+  try {
+    const [{ default: pg }, { default: Cursor }] = await Promise.all([import('pg'), import('pg-cursor')])
+    return { pg, Cursor }
+  } catch (cause) {
+    throw new ConfigError(`${actor}: the driver cannot be loaded: npm install pg pg-cursor`, { cause })
+  }
+}
+
+// ---- rows ------------------------------------------------------------------------------------------------------
+
+interface Answer {
+  readonly rows: readonly (readonly (string | null)[])[]
+  readonly fields: readonly FieldDef[]
+}
+
+async function* batches({ client, arrays }: Session, query: Query, reading: Reading): AsyncGenerator<AnyRow[]> {
+  let read: ((rows: Answer['rows']) => AnyRow[]) | undefined
+  for await (const { rows, fields } of answers(client, windowOf(query, reading), reading.signal)) {
+    read ??= reader(fields, arrays, reading)
+    yield read(rows)
+  }
+}
+
+function windowOf({ text, params }: Query, { cursor, since }: Reading): Query {
+  if (cursor === undefined) return { text, params }
+  if (since === undefined) return { text: windowed(text, cursor, undefined), params }
+  return { text: windowed(text, cursor, `$${params.length + 1}`), params: [...params, cursorText(since)] }
+}
+
+function reader(
+  fields: readonly FieldDef[],
+  arrays: Arrays,
+  { describe }: Reading,
+): (rows: Answer['rows']) => AnyRow[] {
+  if (fields.length === 0) throw new SourceError(`${actor}: the query gives no columns: it must be a select`)
+  const columns = fields.map(({ name, dataTypeID }) => ({ name, ...converter(dataTypeID, arrays) }))
+  const blank = blankRow(
+    columns.map(({ name }) => name),
+    actor,
+  )
+  describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
+  return (rows) =>
+    rows.map((values) => {
+      const row = { ...blank }
+      for (let index = 0; index < columns.length; index++) {
+        const text = values[index]!
+        if (text !== null) row[columns[index]!.name] = columns[index]!.read(text)
+      }
+      return row
+    })
+}
+
+/** What the server answers, the next answer asked for while one is worked on. The first comes even when it has no rows. */
+async function* answers(client: Client, { text, params }: Query, signal: AbortSignal): AsyncGenerator<Answer> {
+  const { Cursor } = await driver()
+  signal.throwIfAborted()
+  const portal = client.query(new Cursor<(string | null)[]>(text, [...params], { rowMode: 'array', types: verbatim }))
+  let busy = false
+  const ask = () => {
+    busy = true
+    const answer = new Promise<Answer>((resolve, reject) => {
+      portal.read(batch, (error, rows, result) => {
+        busy = false
+        if (error) reject(error)
+        else resolve({ rows, fields: result.fields })
+      })
+    })
+    answer.catch(() => {}) // seen when it is awaited
+    return answer
+  }
+
+  let stopped: Promise<void> | undefined
+  let deadline: NodeJS.Timeout | undefined
+  const stop = () => {
+    if (!busy) return
+    stopped = cancel(client)
+    deadline = setTimeout(() => client.end(), patience.stop)
+  }
+  signal.addEventListener('abort', stop)
+  let next = ask()
+  let unread = false
+  try {
+    for (let more = true; more; ) {
+      const answer = await next
+      more = answer.rows.length === batch
+      if (more) next = ask()
+      unread = more
+      yield answer
+      unread = false
+    }
+  } finally {
+    signal.removeEventListener('abort', stop)
+    if (unread) {
+      if (!stopped) stop()
+      await next.then(
+        () => portal.close(),
+        () => {},
+      )
+    }
+    clearTimeout(deadline)
+    await stopped
+  }
+}
+
+/**
+ * Asks the server to stop what this connection is doing, over a connection of its own as the protocol wants it
+ * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). Nothing answers it; when it
+ * does not get there, the query's own connection is cut after a while.
+ */
+async function cancel(client: Client): Promise<void> {
+  const { host, port, processID, secretKey } = client as Client & { processID: number; secretKey: number }
+  const request = Buffer.alloc(16)
+  for (const [index, word] of [16, 80_877_102, processID, secretKey].entries()) request.writeInt32BE(word, index * 4)
+  const socket = host.startsWith('/') ? openSocket(`${host}/.s.PGSQL.${port}`) : openSocket(port, host)
+  socket.setTimeout(patience.stop, () => socket.destroy())
+  socket.on('error', () => {})
+  socket.end(request).resume()
+  await once(socket, 'close')
+}
+
+// ---- errors ----------------------------------------------------------------------------------------------------
+
+/** What went wrong and what to do, without the driver's error: it may quote values, of the query or of rows. */
+function explained(error: unknown, { host, port, user, database }: Client): Error {
+  if (error instanceof SpillwayError) return error
+  const { code = '', message, hint } = error as { code?: string; message: string; hint?: string }
+  const at = (text: string) => new SourceError(`${actor}: ${host}:${port}: ${text}`)
+  switch (code) {
+    case 'ECONNREFUSED':
+      return at('nothing accepts connections there (ECONNREFUSED): start the server, or correct host and port')
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return at(`no such host (${code}): correct the host, or the network`)
+    case '28P01':
+    case '28000':
+      return at(
+        `user ${user} was refused (${code}): check user and password, and that the server lets them in from here`,
+      )
+    case '3D000':
+      return at(`there is no database ${database} (${code}): correct the name, or create it`)
+    case '42501':
+      return at(`${message} (${code}): grant user ${user} the right to select`)
+    case '57014':
+      return at(`an answer took longer than \`timeout\` allows (${code}): raise it, or make the query faster`)
+    case '25006':
+      return at(`${message} (${code}): a source only reads`)
+  }
+  if (/^(ECONN|ETIMEDOUT|EPIPE|EHOST|ENET|08|57P)/.test(code) || code === '') {
+    return at(`${message}${code && ` (${code})`}: the connection did not hold; run the sync again`)
+  }
+  // of class 22, data exceptions, the quoted parts are values
+  const told = code.startsWith('22') ? message.replace(/"[^"]*("|$)/g, '…') : message
+  return at(`${told} (${code})${hint ? `: ${hint}` : ''}; correct the query`)
 }

@@ -1,0 +1,236 @@
+import { redact } from './config.js'
+import { Cursor, type CursorOptions } from './cursor.js'
+import { ConfigError, SourceError, SpillwayError } from './errors.js'
+import { createHttp } from './http.js'
+import type { Log } from './log.js'
+import { onAbort } from './pace.js'
+import type { SourceDefinition } from './source.js'
+import { PrefixDigest, StageReader, StageWriter } from './stage.js'
+import type { ReadRow, StoredLetter, SyncState } from './state/state.js'
+import type { AnyRow, Column } from './values.js'
+import { messageOf } from './verdict.js'
+
+export interface ReaderOptions {
+  /** The sync, for errors. */
+  readonly name: string
+  readonly source: SourceDefinition
+  readonly key: readonly string[] | undefined
+  readonly cursor: CursorOptions | undefined
+  readonly log: Log
+  readonly state: SyncState
+  /** Ends the read, which then counts as broken off. */
+  readonly stop: AbortSignal
+  /** What to do about an earlier read that broke off and cannot be continued. */
+  readonly brokenOff: 'from-start' | 'done' | undefined
+}
+
+/** How long rows of a slow source wait for others before they are made durable, in milliseconds. */
+const patience = 100
+
+/** Brings the rows of a source into the stage. One per run. */
+export class Reader {
+  readonly #options: ReaderOptions
+  #columns: readonly Column[] = []
+  #whole = false
+  #over = false
+  #question: string | undefined
+  #waiting: (() => void)[] = []
+
+  constructor(options: ReaderOptions) {
+    this.#options = options
+  }
+
+  /** The columns that the source told. */
+  get columns(): readonly Column[] {
+    return this.#columns
+  }
+
+  /** Everything that there is to read is staged. */
+  get whole(): boolean {
+    return this.#whole
+  }
+
+  /** Nothing more comes in this run. */
+  get over(): boolean {
+    return this.#over
+  }
+
+  /** What a person must decide before reading can go on. */
+  get question(): string | undefined {
+    return this.#question
+  }
+
+  /** Reads the source into the stage. `before`: an earlier read, which is continued if it broke off. */
+  async read(before: ReadRow | undefined): Promise<void> {
+    const { name, source, cursor: follow, log, state, stop, brokenOff } = this.#options
+    let writer: StageWriter | undefined
+    let timer: NodeJS.Timeout | undefined
+    try {
+      const broken = before?.state === 'broken' && before.rows > 0 && brokenOff !== 'from-start' ? before : undefined
+      if (broken && brokenOff === 'done') {
+        await state.endRead(broken, 'sealed')
+        this.#whole = true
+        return
+      }
+      const cursor = follow && (await this.#openCursor(follow))
+      const http = createHttp({ actor: source.name, signal: stop, timeout: 60_000, retryReads: { budget: 300_000 } })
+      const describe = (columns: readonly Column[]): void => this.#describe(columns)
+      const reading = { since: cursor?.since, cursor: follow?.column, signal: stop, http, log, describe }
+      const everything = untilAborted(source.read(reading), stop)
+      const rows = broken ? await this.#skip(broken, everything) : everything
+      if (!rows) return
+      if (broken) await state.resumeRead(broken)
+      const read = broken ?? (await state.beginRead(source.repeatable && !follow))
+      writer = new StageWriter(state, read, name, () => this.#grew())
+      const open = writer
+      // rows of a slow source become durable, and can be delivered, without waiting for a full group
+      timer = setInterval(() => open.flush().catch(() => {}), patience) // the next add, or end, meets the error
+      for await (const batch of rows) {
+        const fresh = cursor ? cursor.take(batch) : batch
+        await writer.add(fresh, cursor && source.ordered ? cursor.step() : undefined)
+      }
+      const whole = !stop.aborted
+      await writer.end(whole ? 'sealed' : 'broken', whole || source.ordered ? cursor?.step() : undefined)
+      this.#whole = whole
+    } catch (error) {
+      // the first error counts; a read that could not be ended counts as broken off when the next run starts
+      await writer?.end('broken').catch(() => {})
+      if (error instanceof SpillwayError) throw error
+      throw new SourceError(
+        `${name}: the source ${source.name} broke off: ${redact(messageOf(error))}. What it gave before is kept; run again to go on`,
+        { cause: error },
+      )
+    } finally {
+      clearInterval(timer)
+      this.#over = true
+      this.#grew()
+    }
+  }
+
+  #describe(columns: readonly Column[]): void {
+    this.#columns = columns
+    const { name, cursor, key } = this.#options
+    const known = new Set(columns.map((column) => column.name))
+    const missing = [...(key ?? []), ...(cursor ? [cursor.column] : [])].find((column) => !known.has(column))
+    if (missing !== undefined) {
+      throw new ConfigError(`${name}: the source has no column ${missing}; it has ${[...known].join(', ')}`)
+    }
+    if (cursor && columns.some((column) => column.name === cursor.column && column.type === 'decimal')) {
+      throw new ConfigError(
+        `${name}: the cursor column ${cursor.column} is a decimal, which arrives as text and does not order; cast it to bigint or double precision`,
+      )
+    }
+  }
+
+  /** Passes over the rows that a broken-off read had staged; `undefined` when the source begins differently now. */
+  async #skip(
+    broken: ReadRow,
+    everything: AsyncGenerator<readonly object[]>,
+  ): Promise<AsyncGenerator<readonly object[]> | undefined> {
+    const { source, state, stop } = this.#options
+    const before = new PrefixDigest()
+    for await (const rows of stagedRows(state, broken)) before.add(rows)
+    const now = new PrefixDigest()
+    let left = broken.rows
+    let rest: readonly object[] = []
+    while (left > 0) {
+      const next = await everything.next()
+      if (next.done) break
+      now.add(next.value.slice(0, left))
+      rest = next.value.slice(left)
+      left -= Math.min(left, next.value.length)
+    }
+    if (left === 0 && before.result() === now.result()) return preceded(rest, everything)
+    await everything.return(undefined)
+    if (!stop.aborted) {
+      this.#question = `an earlier read of ${source.name} broke off after ${broken.rows} rows, and the source does not begin with them any more: run again with brokenOff 'from-start' (--from-start) to read all of it as new, or 'done' (--done) to take what was read for all there is`
+    }
+    return undefined
+  }
+
+  async #openCursor(options: CursorOptions): Promise<Cursor> {
+    const { name, source, state } = this.#options
+    const brokenOff: AnyRow[] = []
+    if (!source.ordered) {
+      // their rows are staged, but the position stayed where it was: the source gives them again
+      for (const read of state.reads) {
+        if (read.state !== 'broken' || sealedAfter(state, read)) continue
+        for await (const rows of stagedRows(state, read)) brokenOff.push(...rows)
+      }
+    }
+    return new Cursor(options, name, { position: state.cursor, seen: state.seen(), brokenOff })
+  }
+
+  /** Dead letters as rows to be delivered anew; from the same commit on they count as sent again. */
+  async stageLetters(letters: readonly StoredLetter[]): Promise<void> {
+    const { name, state } = this.#options
+    const writer = new StageWriter(state, await state.beginRead(false), name, () => this.#grew())
+    try {
+      for (const { row, id } of letters) await writer.add([row], undefined, [id])
+      await writer.end('sealed')
+      this.#whole = true
+    } finally {
+      this.#over = true
+      this.#grew()
+    }
+  }
+
+  /** Resolves when more is staged, or nothing more comes. */
+  grown(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push(resolve))
+  }
+
+  #grew(): void {
+    for (const go of this.#waiting.splice(0)) go()
+  }
+}
+
+/** Whether a read to the end followed. */
+export function sealedAfter({ reads }: SyncState, { id }: ReadRow): boolean {
+  return reads.some((read) => read.id > id && read.state === 'sealed')
+}
+
+async function* preceded<T>(first: readonly T[], rest: AsyncIterable<readonly T[]>): AsyncGenerator<readonly T[]> {
+  if (first.length > 0) yield first
+  yield* rest
+}
+
+async function* stagedRows(state: SyncState, { first, rows }: ReadRow): AsyncGenerator<readonly AnyRow[]> {
+  const reader = new StageReader(state)
+  try {
+    for (let ordinal = first; ordinal < first + rows; ) {
+      const chunk = await reader.chunkAt(ordinal)
+      yield chunk!.rows.slice(0, first + rows - ordinal)
+      ordinal += chunk!.rows.length
+    }
+  } finally {
+    await reader.close()
+  }
+}
+
+/** The same items until the signal aborts, even while the source is silent. */
+async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  const iterator = items[Symbol.asyncIterator]()
+  let stop = (): void => {}
+  const ignore = onAbort(signal, () => stop())
+  let ended = false
+  try {
+    while (!signal.aborted) {
+      // not Promise.race with one promise for the signal: that would keep every item until the signal aborts
+      const next = await new Promise<IteratorResult<T> | undefined>((resolve, reject) => {
+        stop = () => resolve(undefined)
+        iterator.next().then(resolve, reject)
+      })
+      if (next === undefined) return
+      if (next.done) {
+        ended = true
+        return
+      }
+      yield next.value
+    }
+  } finally {
+    ignore()
+    // not awaited: a source that ignores its signal would hold the run
+    if (!ended) void iterator.return?.()?.catch(() => {})
+  }
+}

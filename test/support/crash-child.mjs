@@ -1,0 +1,60 @@
+// One run of a sync in a process of its own, for the crash tests to kill. Its task is the JSON in its first argument; when the
+// run ends by itself, the Run is its standard output.
+import { destination, sync } from 'spillway'
+
+const task = JSON.parse(process.argv[2])
+const { folder, url, launch, mode, source, rows, batchSize, concurrency, idempotent, verifies, keyed, kill } = task
+
+const reached = {}
+globalThis[Symbol.for('spillway.checkpoint')] = (name) => {
+  reached[name] = (reached[name] ?? 0) + 1
+  if (kill?.point === name && kill.nth === reached[name]) {
+    process.kill(process.pid, 'SIGKILL')
+    for (;;); // not one more instruction of the run
+  }
+}
+
+const all = Array.from({ length: rows }, (_, id) => ({ id, pad: 'x'.repeat(task.pad) }))
+
+const sources = {
+  array: all,
+  // several durable groups, so that staging and delivery overlap
+  async *function() {
+    for (let start = 0; start < rows; start += 100) {
+      await new Promise(setImmediate)
+      yield all.slice(start, start + 100)
+    }
+  },
+  async *cursor({ since = 0 }) {
+    yield* sources.function().filter?.(() => true) ?? all.filter(({ id }) => id >= since)
+  },
+}
+
+const post = (path) => (batch, { http, idempotencyKey }) =>
+  http.post(`${url}/${path}`, {
+    headers: { 'idempotency-key': idempotencyKey, launch: String(launch) },
+    json: batch.map(({ id }) => id),
+  })
+
+const options = { name: 'receiver', batchSize, concurrency, idempotent, timeout: '5s', settle: task.settle, retryFor: '20s' }
+const to = verifies
+  ? destination(options)({
+      insert: post('write'),
+      async verify(batch, { http }) {
+        const there = new Set(await http.post(`${url}/there`, { read: true, json: batch.map(({ id }) => id) }))
+        return batch.filter(({ id }) => there.has(id))
+      },
+    })
+  : destination(options)(post('write'))
+
+const run = await sync({
+  name: 'crash',
+  from: sources[source],
+  to,
+  mode,
+  ...(keyed ? { key: 'id' } : {}),
+  ...(source === 'cursor' ? { cursor: 'id' } : {}),
+  state: folder,
+  log: { debug() {}, info() {}, warn() {}, error() {} },
+}).run()
+process.stdout.write(JSON.stringify({ run, reached }))
