@@ -111,7 +111,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
   /** The tab as the last call left it, so that the next one need not look at everything. Gone after any failure. */
   let memory: Tab | undefined
   /** Rows that a call without an answer may have written or may yet write, by what belongs there. */
-  const reserved = new Map<string, number>()
+  let reserved: ReadonlyMap<string, number> = new Map()
   /** Calls work on the tab one after the other, whatever `concurrency` says: each counts on the rows that it has seen. */
   let turn: Promise<unknown> = Promise.resolve()
   function inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -236,7 +236,10 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
 
   /** The fields to write; those of `always` are among them. */
   function fields({ table }: Context<Config>, always: readonly string[]): readonly string[] {
-    return columns ? [...new Set([...always, ...columns])] : table.columns.map(({ name }) => name)
+    const names = columns ? [...new Set([...always, ...columns])] : table.columns.map(({ name }) => name)
+    if (names.includes(''))
+      throw new FatalError(`${me}: a field has the empty name, which cannot head a column: name it`)
+    return names
   }
 
   // ---- looking: reads only, so that a failure here has changed nothing -------------------------------------------------
@@ -269,7 +272,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       )
     }
     const absent = match.filter((field) => !header.includes(field))
-    if (last > 0 && absent.length > 0) {
+    if (last > 1 && absent.length > 0) {
       throw new FatalError(
         `${me}: row 1 of ${tab} has no column ${absent.join(', ')}, by which rows are to be found: add it with its values, or give another match`,
       )
@@ -352,8 +355,6 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     noted: { requests: Request[]; notes: Notes } | undefined,
   ): Promise<void> {
     const { header } = sheet
-    if (names.includes(''))
-      throw new FatalError(`${me}: a field has the empty name, which cannot head a column: name it`)
     const twice = names.find((name) => header.indexOf(name) !== header.lastIndexOf(name))
     if (twice !== undefined) {
       throw new FatalError(`${me}: row 1 of ${tab} has two columns ${twice}: rename or remove one of them`)
@@ -362,18 +363,18 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     const bottom = Math.max(1, ...rows.map(({ row }) => row))
     const structure = [...room(sheet, bottom, wanted.length), ...headerCells(sheet.id, header, wanted)]
     if (noted) structure.push(...noted.requests)
-    const release = () => {
-      for (const id of places.keys()) reserved.delete(id)
-    }
-    for (const [id, row] of places) reserved.set(id, row)
+    const earlier = reserved
+    reserved = new Map([...reserved, ...places])
     try {
       await commit(context, { api, tab: sheet, cached }, structure, blocksOf(rows, wanted))
     } catch (error) {
-      // these three say that nothing was applied; after any other the rows stay reserved
-      if (error instanceof RetryableError || error instanceof RejectedError || error instanceof FatalError) release()
+      // these three say that nothing was applied by this call; after any other its rows stay reserved
+      if (error instanceof RetryableError || error instanceof RejectedError || error instanceof FatalError) {
+        reserved = earlier
+      }
       throw error
     }
-    release()
+    reserved = new Map([...earlier].filter(([id]) => !places.has(id)))
     memory = { ...grown(sheet, bottom, wanted.length), header: wanted, notes: noted?.notes ?? sheet.notes }
   }
 
@@ -384,7 +385,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     structure: Request[],
     cells: readonly Block[],
   ): Promise<void> {
-    const at = { writes: true, cached }
+    const at = { writes: true, cached, structure: structure.length }
     const requests = input === 'RAW' ? [...structure, ...cells.map((block) => updateCells(sheet.id, block))] : structure
     if (requests.length > 0) {
       const { replies = [] } = await ask(context, 'spreadsheets.batchUpdate', at, (options) =>
@@ -437,7 +438,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
   async function ask<T extends { spreadsheetId?: string | null }>(
     context: Context<Config>,
     method: string,
-    at: { readonly writes: boolean; readonly cached: boolean },
+    at: Stage,
     send: (options: { signal: AbortSignal; timeout: number; retry: false }) => Promise<{ data: T }>,
   ): Promise<T> {
     let data: T
@@ -457,13 +458,15 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     error: unknown,
     { config, attempt }: Context<Config>,
     method: string,
-    { writes, cached }: { writes: boolean; cached: boolean },
+    { writes, cached, structure = 0 }: Stage,
   ): Error {
     const { credentials } = config
-    const { status, code, signingIn, limited, after, detail } = factsOf(error)
+    const { status, code, signingIn, reasons, after, detail } = factsOf(error)
+    const about = (pattern: RegExp) => reasons.some((reason) => pattern.test(reason))
     const says = `${me}: ${status ?? code ?? 'no answer'} from ${signingIn ? 'the token endpoint' : method}${detail && `: ${detail}`}`
     const refused = status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 409
-    if (status === 429 || limited) return new RetryableError(says, { after })
+    if (status === 429 || (status === 403 && about(/^(user)?rate_?limit_?exceeded$/i)))
+      return new RetryableError(says, { after })
     if (signingIn) {
       return refused
         ? new FatalError(`${says}; check the config field credentials`)
@@ -473,23 +476,24 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       clients.delete(config) // the next attempt signs in anew
       return new RetryableError(says)
     }
-    if (status === 401)
-      return new FatalError(
-        `${says}; the config field ${credentials ? 'credentials is refused' : 'token is wrong or has expired'}: renew it`,
-      )
-    if (status === 403)
-      return new FatalError(
-        `${says}; share the spreadsheet with ${credentials?.client_email ?? "the token's account"} as an editor`,
-      )
-    if (status === 404)
-      return new FatalError(
-        `${says}; check the id ${spreadsheetId}, and that the spreadsheet is shared with ${credentials?.client_email ?? "the token's account"}`,
-      )
+    const account = credentials?.client_email ?? "the token's account"
+    const remedy = {
+      401: `the config field ${credentials ? 'credentials is refused' : 'token is wrong or has expired'}: renew it`,
+      403: about(/service_?disabled|accessNotConfigured/i)
+        ? 'enable the API there and wait a few minutes'
+        : about(/scope/i)
+          ? `the token lacks the scope ${scope}`
+          : `share the spreadsheet with ${account} as an editor`,
+      404: `check the id ${spreadsheetId}, and that the spreadsheet is shared with ${account}`,
+    }[status ?? 0]
+    if (remedy) return new FatalError(`${says}; ${remedy}`)
     if (refused) {
       // planned from what the last call left behind: somebody may have changed the tab since
       if (cached) return new RetryableError(says)
       if (/limit of \d+ cells/.test(detail)) return new FatalError(`${says}; archive rows, or take blank columns away`)
-      return writes ? new RejectedError(says) : new FatalError(says)
+      const part = /^Invalid requests\[(\d+)\]/.exec(detail)?.[1]
+      const blameless = !writes || (part !== undefined && Number(part) < structure)
+      return blameless ? new FatalError(says) : new RejectedError(says)
     }
     if (!writes || unconnected.test(code ?? '')) return new RetryableError(says, { after })
     return Object.assign(
@@ -526,7 +530,16 @@ interface Tab {
   readonly notes: Notes
 }
 
-/** How to get at a tab. `cached`: it is known from an earlier call, and may have changed since. */
+/** How far a call has come, when a request is sent. */
+interface Stage {
+  readonly writes: boolean
+  /** What is known of the tab is from an earlier call, and may have changed since. */
+  readonly cached: boolean
+  /** How many of the request's parts are about the tab rather than about its rows; they come first. */
+  readonly structure?: number
+}
+
+/** How to get at a tab. */
 interface At {
   readonly api: sheets_v4.Sheets
   readonly tab: Tab
@@ -815,8 +828,11 @@ function configFields(): Record<string, unknown> {
   return { type: 'object', properties: { credentials: { anyOf: [text, file] }, token: text, endpoint: text } }
 }
 
+const scope = 'https://www.googleapis.com/auth/spreadsheets'
 /** Google gives up on a request after this time: https://developers.google.com/workspace/sheets/api/limits. */
 const requestTimeout = 180_000
+/** The client does not take a signal along when it signs in. */
+const signInTimeout = 30_000
 
 const clients = new WeakMap<Config, Promise<sheets_v4.Sheets>>()
 
@@ -833,12 +849,12 @@ async function makeClient({ credentials, token, endpoint }: Config): Promise<she
     })
   })
   // the client would send a request for a token four times, whatever `retry` says
-  const transporterOptions = { timeout: requestTimeout, retryConfig: { retry: 0, noResponseRetries: 0 } }
+  const transporterOptions = { timeout: signInTimeout, retryConfig: { retry: 0, noResponseRetries: 0 } }
   const auth = credentials
     ? new google.auth.JWT({
         email: credentials.client_email,
         key: credentials.private_key,
-        scopes: ['https://www.googleapis.com/auth/spreadsheets'],
+        scopes: [scope],
         transporterOptions,
       })
     : new google.auth.OAuth2({ transporterOptions })
@@ -866,8 +882,7 @@ interface Facts {
   readonly code: string | undefined
   /** The request was for an access token. */
   readonly signingIn: boolean
-  /** A 403 that means 429. */
-  readonly limited: boolean
+  readonly reasons: readonly string[]
   readonly after: `${number}ms` | undefined
   readonly detail: string
 }
@@ -876,14 +891,13 @@ interface Facts {
 function factsOf(error: unknown): Facts {
   const { response, config, code, cause } = Object(error)
   const told = response?.data?.error
-  const reasons: unknown[] = [told?.errors, told?.details].flat().map((entry) => entry?.reason)
+  const reasons = [told?.errors, told?.details].flat().map((entry) => String(entry?.reason))
   const text = typeof told === 'string' ? `${told} ${response.data.error_description ?? ''}` : (told?.message ?? '')
   return {
     status: response?.status,
     code: [code, cause?.code].find((code) => typeof code === 'string'),
     signingIn: String(config?.url).endsWith('/token'),
-    limited:
-      response?.status === 403 && reasons.some((reason) => /^(user)?rate_?limit_?exceeded$/i.test(String(reason))),
+    reasons,
     after: durationOf(response?.headers?.get?.('retry-after')),
     detail: String(text).replace(/\s+/g, ' ').trim().slice(0, 300),
   }

@@ -13,7 +13,7 @@ import {
   type Table,
 } from './destination.js'
 import { FatalError, RetryableError } from './errors.js'
-import { afterTurn, createHttp, type Http, TimeoutError } from './http.js'
+import { afterTurn, createHttp, TimeoutError } from './http.js'
 import type { Log } from './log.js'
 import { fullJitter, onAbort, type Pace, retrying, sleep } from './pace.js'
 import { checkpoint } from './state/files.js'
@@ -562,8 +562,9 @@ export class Delivery {
     const { timeout, retryFor } = destination.policy
     const controller = new AbortController()
     const ignoreCut = onAbort(cut, () => controller.abort(cut.reason))
-    const late = new TimeoutError(`${name}: no answer within ${timeout / 1000} s`)
-    const disarm = afterTurn(timeout, () => controller.abort(late))
+    const disarm = afterTurn(timeout, () =>
+      controller.abort(new TimeoutError(`${name}: no answer within ${timeout / 1000} s`)),
+    )
     const requests = { writes: 0, open: 0 }
     const context = this.#context(work, items, records, controller.signal, requests)
     let disarmOverdue = (): void => {}
@@ -603,8 +604,6 @@ export class Delivery {
     requests: { writes: number; open: number },
   ): Context {
     const { destination, config, match, log, operation, sync, run, pace } = this.#options
-    const table = (): Table => ({ name: sync, columns: this.#columnsWith(records) })
-    let http: Http | undefined
     let first = true
     return {
       config: config as object,
@@ -616,28 +615,23 @@ export class Delivery {
       log,
       sync,
       run,
-      get table() {
-        return table()
-      },
+      table: new LazyTable(sync, () => this.#columnsWith(records)),
       remoteId: (record) => items[records.indexOf(record)]?.remoteId,
-      get http() {
-        http ??= createHttp({
-          actor: destination.name,
-          signal,
-          timeout: destination.policy.timeout,
-          async onRequest(writes) {
-            // the first request goes in the slot that the call itself has
-            if (!first) await pace.slot(signal)
-            first = false
-            requests.open++
-            if (writes) requests.writes++
-          },
-          onEnd() {
-            requests.open--
-          },
-        })
-        return http
-      },
+      http: createHttp({
+        actor: destination.name,
+        signal,
+        timeout: destination.policy.timeout,
+        async onRequest(writes) {
+          // the first request goes in the slot that the call itself has
+          if (!first) await pace.slot(signal)
+          first = false
+          requests.open++
+          if (writes) requests.writes++
+        },
+        onEnd() {
+          requests.open--
+        },
+      }),
     }
   }
 
@@ -698,6 +692,25 @@ export class Delivery {
       `${this.#options.destination.name} looks down: nothing was delivered since its first failure, so the rest waits for the next run (${messageOf(cause)})`,
       undefined,
     )
+  }
+}
+
+/**
+ * Looks at the records only when a handler asks for their columns. A getter in an object literal would do the same, but V8 keeps
+ * such getters with the literal's hidden class, and with them the rows of every batch until a major collection.
+ */
+class LazyTable implements Table {
+  readonly #columns: () => readonly Column[]
+
+  constructor(
+    readonly name: string,
+    columns: () => readonly Column[],
+  ) {
+    this.#columns = columns
+  }
+
+  get columns(): readonly Column[] {
+    return this.#columns()
   }
 }
 

@@ -17,6 +17,8 @@ const taggedFlag = 1
 const frameRows = 1_000
 /** Bytes synced together: enough to make the cost of a sync small, few enough to hold in memory. */
 const groupBytes = 1 << 20
+/** Bytes read together, at least: several frames, so that most batches are cut without asking the disk. */
+const windowBytes = 1 << 20
 /** Bytes after which a new segment begins, so that room is freed piece by piece. */
 const segmentBytes = 1 << 28
 
@@ -174,6 +176,9 @@ export class StageReader {
   readonly #handles = new Map<string, FileHandle>()
   /** Where the frame after the one read last begins, so that reading on does not scan. */
   #place: { segment: number; offset: number; first: number } | undefined
+  /** A part of a segment as it is on the disk; its buffer is used again and again. */
+  #window: { segment: number; offset: number; bytes: number } | undefined
+  #buffer = Buffer.allocUnsafeSlow(windowBytes)
 
   constructor(state: SyncState) {
     this.#state = state
@@ -186,18 +191,16 @@ export class StageReader {
     const place = this.#place
     const ahead = place && place.segment === segment.id && place.first <= ordinal
     let { offset, first } = ahead ? place : { offset: 0, first: segment.first }
-    const file = await this.#open(segment)
-    const header = Buffer.allocUnsafe(headerBytes)
     for (;;) {
-      await this.#fill(file, header, offset, segment)
-      const rows = header.readUInt32LE(4)
+      const header = await this.#bytes(segment, offset, headerBytes)
       const bytes = header.readUInt32LE(0)
-      if (offset + headerBytes + bytes > segment.bytes) throw this.#damaged(segment, offset)
+      const rows = header.readUInt32LE(4)
+      const digest = header.readUInt32LE(8)
+      const tagged = (header.readUInt32LE(12) & taggedFlag) !== 0
       if (ordinal < first + rows) {
-        const payload = Buffer.allocUnsafe(bytes)
-        await this.#fill(file, payload, offset + headerBytes, segment)
-        if (crc32(payload) !== header.readUInt32LE(8)) throw this.#damaged(segment, offset)
-        const decoded = decodeRows(payload.toString(), (header.readUInt32LE(12) & taggedFlag) !== 0)
+        const payload = await this.#bytes(segment, offset + headerBytes, bytes)
+        if (crc32(payload) !== digest) throw this.#damaged(segment, offset)
+        const decoded = decodeRows(payload.toString(), tagged)
         this.#place = { segment: segment.id, offset: offset + headerBytes + bytes, first: first + rows }
         return { first: ordinal, rows: ordinal === first ? decoded : decoded.slice(ordinal - first) }
       }
@@ -222,9 +225,21 @@ export class StageReader {
     return handle
   }
 
-  async #fill(file: FileHandle, buffer: Buffer, position: number, segment: SegmentRow): Promise<void> {
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, position)
-    if (bytesRead !== buffer.length) throw this.#damaged(segment, position)
+  /** Some bytes of a segment, until the next call. */
+  async #bytes(segment: SegmentRow, offset: number, count: number): Promise<Buffer> {
+    if (offset + count > segment.bytes) throw this.#damaged(segment, offset)
+    const window = this.#window
+    if (window?.segment !== segment.id || offset < window.offset || offset + count > window.offset + window.bytes) {
+      const bytes = Math.max(count, Math.min(windowBytes, segment.bytes - offset))
+      if (bytes > this.#buffer.length) this.#buffer = Buffer.allocUnsafeSlow(bytes)
+      this.#window = undefined
+      const file = await this.#open(segment)
+      const { bytesRead } = await file.read(this.#buffer, 0, bytes, offset)
+      if (bytesRead !== bytes) throw this.#damaged(segment, offset)
+      this.#window = { segment: segment.id, offset, bytes }
+    }
+    const start = offset - this.#window!.offset
+    return this.#buffer.subarray(start, start + count)
   }
 
   #damaged({ file }: SegmentRow, offset: number): StateDamagedError {

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { connect as openSocket, Socket } from 'node:net'
-import type { Client, CustomTypesConfig, FieldDef, Pool, QueryArrayResult } from 'pg'
+import type { Client, CustomTypesConfig, DatabaseError, FieldDef, Pool, QueryArrayResult } from 'pg'
 import { resolveSecret, type Secret } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
@@ -84,6 +84,7 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
       try {
         let before = 0
         for await (const rows of batches(session, query, reading)) {
+          signal.throwIfAborted()
           yield record ? await conforming(rows, record, before, actor) : rows
           before += rows.length
         }
@@ -348,13 +349,13 @@ async function cancel(client: Client): Promise<void> {
 // ---- errors ----------------------------------------------------------------------------------------------------
 
 /** What went wrong and what to do, without the driver's error: it may quote values, of the query or of rows. */
-function explained(error: unknown, { host, port, user, database }: Client): Error {
-  if (error instanceof SpillwayError) return error
-  const { code = '', message, hint } = error as { code?: string; message: string; hint?: string }
+function explained(error: unknown, { host, port, user, database }: Client): unknown {
+  if (error instanceof SpillwayError || error instanceof TypeError) return error
+  const { code, message, severity, hint } = error as Partial<DatabaseError>
   const at = (text: string) => new SourceError(`${actor}: ${host}:${port}: ${text}`)
   switch (code) {
     case 'ECONNREFUSED':
-      return at('nothing accepts connections there (ECONNREFUSED): start the server, or correct host and port')
+      return at(`nothing listens there (${code}): start the server, or correct host and port`)
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
       return at(`no such host (${code}): correct the host, or the network`)
@@ -364,18 +365,16 @@ function explained(error: unknown, { host, port, user, database }: Client): Erro
         `user ${user} was refused (${code}): check user and password, and that the server lets them in from here`,
       )
     case '3D000':
-      return at(`there is no database ${database} (${code}): correct the name, or create it`)
+      return at(`there is no database ${database} (${code}): correct its name, or create it`)
     case '42501':
       return at(`${message} (${code}): grant user ${user} the right to select`)
     case '57014':
-      return at(`an answer took longer than \`timeout\` allows (${code}): raise it, or make the query faster`)
-    case '25006':
-      return at(`${message} (${code}): a source only reads`)
+      return at(`${message} (${code}): raise \`timeout\`, or make the query faster`)
   }
-  if (/^(ECONN|ETIMEDOUT|EPIPE|EHOST|ENET|08|57P)/.test(code) || code === '') {
-    return at(`${message}${code && ` (${code})`}: the connection did not hold; run the sync again`)
-  }
-  // of class 22, data exceptions, the quoted parts are values
-  const told = code.startsWith('22') ? message.replace(/"[^"]*("|$)/g, '…') : message
-  return at(`${told} (${code})${hint ? `: ${hint}` : ''}; correct the query`)
+  // only the server's own errors have a severity
+  if (!severity) return at(`${message || code}: check the connection and the url, and run the sync again`)
+  if (/^(08|53|57)/.test(code!)) return at(`${message} (${code}): run the sync again`)
+  // in class 22, data exceptions, what is quoted are values
+  const told = code!.startsWith('22') ? message!.replace(/"[^"]*("|$)/g, '…') : message
+  return at(`${told} (${code}): ${hint ? `${hint} ` : ''}Correct the query`)
 }

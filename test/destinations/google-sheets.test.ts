@@ -470,6 +470,23 @@ test.each<[string, Tabs, Partial<GoogleSheetsOptions>, string]>([
   expect(box.sheets.tabs(id).map((tab) => rows(tab))).toEqual(before)
 })
 
+test('a tab that cannot be made ends the run, because no row is to blame', async () => {
+  book()
+  await expect(handlers({ tab: 'x'.repeat(101) }).insert([{ id: 1 }])).rejects.toThrow(FatalError)
+  await expect(handlers({ tab: 'x'.repeat(101) }).insert([{ id: 1 }])).rejects.toThrow(
+    'Invalid requests[0].addSheet: The sheet name must be between 1 and 100 characters long.',
+  )
+})
+
+test('a header without rows gets the match column too', async () => {
+  book({ People: [['name']] })
+  await send([{ id: 1, name: 'Ada' }], { key: 'id' })
+  expect(rows()).toEqual([
+    ['name', 'id'],
+    ['Ada', 1],
+  ])
+})
+
 test('a field with an empty name is refused before it becomes a column', async () => {
   book()
   await expect(handlers().insert([{ '': 1 }])).rejects.toThrow(FatalError)
@@ -499,6 +516,15 @@ test('a spreadsheet that is not shared names the account to share it with', asyn
   await expect(send([{ id: 1 }], { credentials })).rejects.toThrow(
     'google-sheets: 403 from spreadsheets.get: The caller does not have permission; share the spreadsheet with robot@project.test as an editor',
   )
+})
+
+test.each([
+  ['SERVICE_DISABLED', 'enable the API there and wait a few minutes'],
+  ['ACCESS_TOKEN_SCOPE_INSUFFICIENT', 'the token lacks the scope https://www.googleapis.com/auth/spreadsheets'],
+])('a 403 for %s says what else to do', async (reason, remedy) => {
+  book()
+  box.faults.next({ kind: 'status', status: 403, reason })
+  await expect(handlers().insert([{ id: 1 }])).rejects.toThrow(remedy)
 })
 
 test('a wrong token, and an unknown spreadsheet, stop the run with the next step', async () => {
@@ -854,6 +880,20 @@ test('a retry takes the row that was kept free for it, unless somebody has taken
     [3, 'x'],
     [1, 'x'],
   ])
+})
+
+test('rows stay reserved while an earlier attempt may still land, whatever becomes of its retry', async () => {
+  book({ People: [['id']] })
+  const { insert } = handlers()
+  const late = { idempotencyKey: 'late' }
+  box.faults.next({ kind: 'delay', delay: '400ms', when: writes })
+  await expect(insert([{ id: 1 }], { ...late, signal: AbortSignal.timeout(100) })).rejects.toThrow('is not known')
+  box.faults.next({ kind: 'status', status: 429, when: writes })
+  await expect(insert([{ id: 1 }], { ...late, attempt: 2 })).rejects.toThrow(RetryableError)
+  await insert([{ id: 2 }])
+  await insert([{ id: 1 }], { ...late, attempt: 3 })
+  await expect.poll(() => box.requests.filter(({ status }) => status === undefined)).toEqual([])
+  expect(rows()).toEqual([['id'], [1], [2]])
 })
 
 test('verify does not vouch for a record that would be rejected', async () => {

@@ -1,9 +1,9 @@
 // One run of a sync in a process of its own, for the crash tests to kill. Its task is the JSON in its first argument; when the
-// run ends by itself, the Run is its standard output.
+// run ends by itself, it prints the Run, and how often each named point was reached.
 import { destination, sync } from 'spillway'
 
 const task = JSON.parse(process.argv[2])
-const { folder, url, launch, mode, source, rows, batchSize, concurrency, idempotent, verifies, keyed, kill } = task
+const { folder, url, launch, mode, source, rows, pad, batchSize, concurrency, idempotent, verifies, keyed, kill } = task
 
 const reached = {}
 globalThis[Symbol.for('spillway.checkpoint')] = (name) => {
@@ -14,20 +14,20 @@ globalThis[Symbol.for('spillway.checkpoint')] = (name) => {
   }
 }
 
-const all = Array.from({ length: rows }, (_, id) => ({ id, pad: 'x'.repeat(task.pad) }))
+// `at` has ties, so that a read which broke off can end between two of them
+const all = Array.from({ length: rows }, (_, id) => ({ id, at: Math.floor(id / 7), pad: 'x'.repeat(pad) }))
+
+async function* inPieces(some) {
+  for (let start = 0; start < some.length; start += 100) {
+    await new Promise(setImmediate)
+    yield some.slice(start, start + 100)
+  }
+}
 
 const sources = {
   array: all,
-  // several durable groups, so that staging and delivery overlap
-  async *function() {
-    for (let start = 0; start < rows; start += 100) {
-      await new Promise(setImmediate)
-      yield all.slice(start, start + 100)
-    }
-  },
-  async *cursor({ since = 0 }) {
-    yield* sources.function().filter?.(() => true) ?? all.filter(({ id }) => id >= since)
-  },
+  function: () => inPieces(all),
+  cursor: ({ since = 0 }) => inPieces(all.filter(({ at }) => at >= since)),
 }
 
 const post = (path) => (batch, { http, idempotencyKey }) =>
@@ -36,7 +36,15 @@ const post = (path) => (batch, { http, idempotencyKey }) =>
     json: batch.map(({ id }) => id),
   })
 
-const options = { name: 'receiver', batchSize, concurrency, idempotent, timeout: '5s', settle: task.settle, retryFor: '20s' }
+const options = {
+  name: 'receiver',
+  batchSize,
+  concurrency,
+  idempotent,
+  timeout: '5s',
+  settle: '100ms',
+  retryFor: '20s',
+}
 const to = verifies
   ? destination(options)({
       insert: post('write'),
@@ -53,7 +61,7 @@ const run = await sync({
   to,
   mode,
   ...(keyed ? { key: 'id' } : {}),
-  ...(source === 'cursor' ? { cursor: 'id' } : {}),
+  ...(source === 'cursor' ? { cursor: 'at' } : {}),
   state: folder,
   log: { debug() {}, info() {}, warn() {}, error() {} },
 }).run()

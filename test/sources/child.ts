@@ -1,0 +1,14 @@
+import { duckdb } from '../../src/sources/duckdb.js'
+import { postgres } from '../../src/sources/postgres.js'
+import { batchesOf } from './reading.js'
+
+// Reads a source in a process of its own, for what only a process has: a time zone, a limit of memory.
+const [name, options] = process.argv.slice(2)
+const source = { postgres, duckdb }[name as 'postgres'](JSON.parse(options!))
+let count = 0
+let last: object | undefined
+for await (const rows of batchesOf(source)) {
+  count += rows.length
+  last = rows.at(-1)
+}
+process.stdout.write(JSON.stringify({ count, last, zone: Intl.DateTimeFormat().resolvedOptions().timeZone }))

@@ -1,0 +1,48 @@
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { createHttp } from '../../src/http.js'
+import { type Reading, type Source, sourceOf } from '../../src/source.js'
+import type { AnyRow, Column } from '../../src/values.js'
+
+/** What the engine gives a source; a test says what is different. */
+export function reading(given: Partial<Reading> = {}): Reading {
+  const signal = given.signal ?? new AbortController().signal
+  const http = createHttp({ actor: 'test', signal, timeout: 1_000 })
+  return { since: undefined, cursor: undefined, signal, http, log: console, describe() {}, ...given }
+}
+
+/** The arrays of rows that a source yields. */
+export function batchesOf(source: Source<object>, given: Partial<Reading> = {}): AsyncIterable<readonly AnyRow[]> {
+  return sourceOf(source, 'test').read(reading(given))
+}
+
+/** All rows of a source, and the columns that it told. */
+export async function readAll(
+  source: Source<object>,
+  given: Partial<Reading> = {},
+): Promise<{ rows: AnyRow[]; columns: readonly Column[] }> {
+  const rows: AnyRow[] = []
+  let columns: readonly Column[] = []
+  for await (const batch of batchesOf(source, { describe: (told) => (columns = told), ...given })) rows.push(...batch)
+  return { rows, columns }
+}
+
+/** The only row of a source. */
+export async function readOne(source: Source<object>): Promise<AnyRow> {
+  const { rows } = await readAll(source)
+  if (rows.length !== 1) throw new Error(`${rows.length} rows`)
+  return rows[0]!
+}
+
+/** Runs child.ts, which reads a source in a process of its own. */
+export async function readInChild(
+  source: 'postgres' | 'duckdb',
+  options: object,
+  settings: { env?: Record<string, string>; flags?: string[] } = {},
+): Promise<{ count: number; last: AnyRow }> {
+  const child = fileURLToPath(new URL('child.ts', import.meta.url))
+  const args = [...(settings.flags ?? []), '--import', 'jiti/register', child, source, JSON.stringify(options)]
+  const { stdout } = await promisify(execFile)(process.execPath, args, { env: { ...process.env, ...settings.env } })
+  return JSON.parse(stdout)
+}
