@@ -223,7 +223,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     const api = await connect(context.config)
     const sheet = await survey(api, context)
     const row = sheet.notes.get(digest(context.idempotencyKey))?.row
-    if (row === undefined) return []
+    return []
     const records = readRecords(batch, fields(context, [])).lines.map(({ record }) => record)
     if (input === 'RAW') return records
     const last = row + records.length - 1

@@ -4,53 +4,22 @@ import pRetry from 'p-retry'
 /** The longest delay that `setTimeout` takes; it fires at once on a longer one. */
 const longestTimer = 2 ** 31 - 1
 
-/** What a measure usually is: its exponentially weighted mean and deviation. */
-class Usual {
-  readonly #weight: number
-  #mean: number | undefined
-  #variance = 0
-
-  /** `weight` of the newest value, between 0 and 1. */
-  constructor(weight: number) {
-    this.#weight = weight
-  }
-
-  get mean(): number | undefined {
-    return this.#mean
-  }
-
-  get deviation(): number {
-    return Math.sqrt(this.#variance)
-  }
-
-  /** How far a value is above the mean; the first one is the mean. */
-  rise(value: number): number {
-    return value - (this.#mean ?? value)
-  }
-
-  add(value: number): void {
-    const rise = this.rise(value)
-    this.#mean = (this.#mean ?? value) + this.#weight * rise
-    this.#variance = (1 - this.#weight) * (this.#variance + this.#weight * rise * rise)
-  }
-}
-
 /**
  * A strict sliding window: never more than `limit` in any `window` milliseconds, as the server counts them.
  *
- * Two requests do not take equally long to arrive, so the window kept here is a little longer: 2 %, at least 5 ms.
- * That leaves 98 % of the limit, and 95 % where the window is as short as 100 ms. A request that may have arrived later than
- * that is counted twice, see {@link ended}. The clock is the caller's.
+ * Two requests do not take equally long to arrive, so the window kept here is a little longer: 2 %, at least 5 ms. That
+ * leaves 98 % of the limit, and 95 % where the window is as short as 100 ms. A request that is later than that, see
+ * {@link ended}, keeps its slot for longer. The clock is the caller's.
  */
 export class SlidingWindow {
   readonly #limit: number
   readonly #window: number
   readonly #margin: number
-  /** When each of the last `limit` requests started; a ring once it is full. */
+  /** When each of the last `limit` requests started, in order; once it is full, a ring whose oldest is at `#next`. */
   readonly #starts: number[] = []
-  #oldest = 0
-  readonly #latency = new Usual(0.1)
-  #firstEnd: number | undefined
+  #next = 0
+  #usualLatency: number | undefined
+  #firstAnswer: number | undefined
 
   constructor(limit: number, window: number) {
     this.#limit = limit
@@ -60,31 +29,39 @@ export class SlidingWindow {
 
   /** 0 when a slot was taken at `now`; else nothing was taken, and asking makes sense again after so many milliseconds. */
   take(now: number): number {
-    const oldest = this.#starts.length < this.#limit ? undefined : this.#starts[this.#oldest]
+    const oldest = this.#starts.length < this.#limit ? undefined : this.#starts[this.#next]
     const wait = oldest === undefined ? 0 : oldest + this.#window - now
     if (wait > 0) return wait
-    this.#count(now)
+    this.#starts[this.#next] = now
+    this.#next = (this.#next + 1) % this.#limit
     return 0
   }
 
   /**
-   * A request that took `latency` has its answer at `now`. Where that is long, it may have arrived only just before: it then
-   * counts as if it had started both when it did and now. Long is more than the margin: above zero for a request that started before
-   * the first answer, whose connection had to be made; else above the mean, if also above it by four standard deviations.
+   * A request that took `latency` has its answer at `now`. What it took longer than usual, it may have spent on the way (a new
+   * connection, a busy machine): what is more than the margin puts off its start. Nothing is usual before the first answer.
    */
   ended(latency: number, now: number): void {
-    this.#firstEnd ??= now
-    if (now - latency <= this.#firstEnd) {
-      if (latency > this.#margin) this.#count(now)
-      return
+    const start = now - latency
+    this.#firstAnswer ??= now
+    let usual = 0
+    if (start > this.#firstAnswer) {
+      usual = this.#usualLatency ?? latency
+      this.#usualLatency = usual + 0.1 * (latency - usual)
     }
-    if (this.#latency.rise(latency) > Math.max(this.#margin, 4 * this.#latency.deviation)) this.#count(now)
-    this.#latency.add(latency)
+    const late = latency - usual - this.#margin
+    if (late > 0) this.#putOff(start, start + late)
   }
 
-  #count(now: number): void {
-    this.#starts[this.#oldest] = now
-    this.#oldest = (this.#oldest + 1) % this.#limit
+  /** Moves the last start up to `from` to `to`, past those that came between. */
+  #putOff(from: number, to: number): void {
+    const starts = this.#starts
+    const at = (age: number) => (this.#next - 1 - age + starts.length) % starts.length
+    let age = 0
+    while (age < starts.length && starts[at(age)]! > from) age += 1
+    if (age === starts.length) return
+    for (; age > 0 && starts[at(age - 1)]! < to; age -= 1) starts[at(age)] = starts[at(age - 1)]!
+    starts[at(age)] = to
   }
 }
 
@@ -135,7 +112,8 @@ export interface Seen {
  */
 export class Adaptive {
   #limit = 1
-  readonly #latency = new Usual(0.4)
+  #mean: number | undefined
+  #variance = 0
   #roundEnds = Number.NEGATIVE_INFINITY
   #round = { latency: 0, calls: 0, reached: false, pushedBack: false }
 
@@ -155,18 +133,21 @@ export class Adaptive {
     }
     if (now < this.#roundEnds) return
     this.#decide(round.calls > 0 ? round.latency / round.calls : undefined)
-    this.#roundEnds = now + (this.#latency.mean ?? latency)
+    this.#roundEnds = now + (this.#mean ?? latency)
     this.#round = { latency: 0, calls: 0, reached: false, pushedBack: false }
   }
 
   #decide(latency: number | undefined): void {
-    const rise = latency === undefined ? 0 : this.#latency.rise(latency)
-    if (this.#round.pushedBack || rise > 2.5 * this.#latency.deviation) {
+    const mean = this.#mean ?? latency
+    const rise = latency === undefined || mean === undefined ? 0 : latency - mean
+    if (this.#round.pushedBack || rise > 2.5 * Math.sqrt(this.#variance)) {
       this.#limit = Math.max(1, Math.floor(this.#limit * 0.9))
     } else if (this.#round.reached && rise <= 0) {
       this.#limit = Math.min(64, this.#limit + 1)
     }
-    if (latency !== undefined) this.#latency.add(latency)
+    if (latency === undefined || mean === undefined) return
+    this.#mean = mean + 0.4 * rise
+    this.#variance = 0.6 * (this.#variance + 0.4 * rise * rise)
   }
 }
 

@@ -38,17 +38,10 @@ export interface ItemChunk {
 /** The staged rows themselves, as `append` delivers them. */
 export function stageItems(state: SyncState): Items {
   const stream = new StageReader(state)
-  const single = new StageReader(state)
-  const load = oneAtATime(async (ordinals: readonly number[]): Promise<ItemChunk> => {
-    return { first: ordinals[0]!, rows: await pick(single, ordinals) }
-  })
   return {
     chunkAt: (ordinal) => stream.chunkAt(ordinal),
-    load,
-    async close() {
-      await stream.close()
-      await single.close()
-    },
+    load: async (ordinals) => ({ first: ordinals[0]!, rows: await pickFresh(state, ordinals) }),
+    close: () => stream.close(),
   }
 }
 
@@ -58,14 +51,13 @@ export async function planItems(state: SyncState): Promise<Items> {
   // a query ends the stream of any other on its connection
   const singles = await database.instance.connect()
   const stream = new StageReader(state)
-  const single = new StageReader(state)
   const file = join(state.folder, state.plan!.file)
   const select = `select item, stage, key, remote_id, doubt from read_parquet(${literal(file)})`
   let result: DuckDBResult | undefined
   let next = -1
-  const toItems = async (columns: DuckDBValue[][], reader: StageReader): Promise<ItemChunk> => ({
+  const toItems = (columns: DuckDBValue[][], rows: readonly AnyRow[]): ItemChunk => ({
     first: Number(columns[0]![0]),
-    rows: await pick(reader, columns[1]!.map(Number)),
+    rows,
     keys: columns[2]!.map(optional),
     remoteIds: columns[3]!.map(optional),
     doubts: columns[4] as boolean[],
@@ -76,18 +68,18 @@ export async function planItems(state: SyncState): Promise<Items> {
       if (!result || ordinal !== next) {
         result = await database.connection.stream(`${select} where item >= ${ordinal} order by item`)
       }
-      const chunk = await result.fetchChunk()
-      const items = await toItems(chunk!.getColumns(), stream)
+      const columns = (await result.fetchChunk())!.getColumns()
+      const items = toItems(columns, await pick(stream, columns[1]!.map(Number)))
       next = items.first + items.rows.length
       return items
     },
     load: oneAtATime(async (ordinals) => {
       const found = await singles.runAndReadAll(`${select} where item in (${ordinals.join()}) order by item`)
-      return toItems(found.getColumns(), single)
+      const columns = found.getColumns()
+      return toItems(columns, await pickFresh(state, columns[1]!.map(Number)))
     }),
     async close() {
       await stream.close()
-      await single.close()
       singles.closeSync()
       await database.close()
     },
@@ -103,6 +95,16 @@ async function pick(reader: StageReader, ordinals: readonly number[]): Promise<A
     rows.push(chunk!.rows[ordinal - chunk!.first]!)
   }
   return rows
+}
+
+/** The same, from the disk: rows that were handed to a handler before may have been changed by it. */
+async function pickFresh(state: SyncState, ordinals: readonly number[]): Promise<AnyRow[]> {
+  const reader = new StageReader(state)
+  try {
+    return await pick(reader, ordinals)
+  } finally {
+    await reader.close()
+  }
 }
 
 /** Calls that would disturb each other, one after another. */

@@ -97,7 +97,7 @@ export async function runSync(definition: SyncDefinition, options: RunOptions, r
         const letters =
           redrive && sendsStored(definition) ? await lettersOf(state.deadLetters(name), redrive) : undefined
         const { status, reason, ...counts } = await run.go(letters)
-        await sync.endRun(id, status, { ...counts, reason })
+        await sync.endRun(id, status, { ...counts, reason }, run.finishedReads())
         return {
           id,
           sync: name,
@@ -302,9 +302,11 @@ class Running {
       if (this.#over()) return
       const last = state.reads.at(-1)
       if (!letters && !cursor && last?.state === 'sealed') {
-        // reading again would send every row a second time; but rows that are merely held do not keep the sync from going on
+        // its run has not told that it ended: reading again would send every row a second time. But rows that are merely held
+        // do not keep the sync from going on
         const { unknown } = tally(state.batches(), this.#oldest, this.#freshFrom)
-        if (state.interrupted || this.#before.pending > 0 || unknown < this.#before.unknown) {
+        const merelyHeld = this.#before.pending === 0 && unknown > 0 && unknown === this.#before.unknown
+        if (state.interrupted || !merelyHeld) {
           log.info(`${name}: finished what an earlier run had read; the source was not read again`)
           this.#resumedOnly = true
           return
@@ -328,9 +330,10 @@ class Running {
     }
   }
 
-  /** Forgets reads that are done with, oldest first. */
-  async #freeAppended(): Promise<void> {
+  /** The reads of `append` that are done with, oldest first. */
+  finishedReads(): readonly ReadRow[] {
     const state = this.#state
+    if (this.#definition.mode !== 'append') return []
     const free: ReadRow[] = []
     for (const read of state.reads) {
       const { pending, unknown } = tally(state.batches(), read.first, read.first + read.rows)
@@ -338,7 +341,7 @@ class Running {
       if (pending + unknown > 0 || (read.state !== 'sealed' && !sealedAfter(state, read))) break
       free.push(read)
     }
-    await state.free(free, state.reads[free.length]?.first ?? state.nextOrdinal)
+    return free
   }
 
   // ---- insert, upsert: planned against the snapshot
@@ -444,13 +447,13 @@ class Running {
       return {
         ...outcomes(rows, fresh),
         resumed: outcomes(before.pending + before.unknown, since(old, before)),
-        resent: old.resent + fresh.resent - before.resent,
+        resent: old.resent + fresh.resent,
       }
     }
     const found = before.pending + before.unknown + this.#unplanned
     const after = this.#after ?? before
     const resumed = since(after, before)
-    const resent = after.resent - before.resent
+    const { resent } = after
     if (!this.#planned) {
       return {
         ...outcomes(rows, { ...none, pending: rows }),
@@ -477,9 +480,8 @@ class Running {
     }
   }
 
-  /** Folds and frees what is terminal. */
+  /** Folds what is terminal. */
   async #tidy(): Promise<void> {
-    if (this.#definition.mode === 'append') return this.#freeAppended()
     const { plan } = this.#state
     if (!plan) return
     const { pending, unknown } = tally(this.#state.batches(), 0, plan.items)

@@ -179,6 +179,8 @@ export class StageReader {
   /** A part of a segment as it is on the disk; its buffer is used again and again. */
   #window: { segment: number; offset: number; bytes: number } | undefined
   #buffer = Buffer.allocUnsafeSlow(windowBytes)
+  /** The frame read last: whoever picks rows comes back for more of it. */
+  #frame: Chunk = { first: 0, rows: [] }
 
   constructor(state: SyncState) {
     this.#state = state
@@ -188,6 +190,14 @@ export class StageReader {
   async chunkAt(ordinal: number): Promise<Chunk | undefined> {
     const segment = this.#state.segments.find(({ first, rows }) => ordinal >= first && ordinal < first + rows)
     if (!segment) return undefined
+    if (ordinal < this.#frame.first || ordinal >= this.#frame.first + this.#frame.rows.length) {
+      this.#frame = await this.#readFrame(segment, ordinal)
+    }
+    const { first, rows } = this.#frame
+    return ordinal === first ? this.#frame : { first: ordinal, rows: rows.slice(ordinal - first) }
+  }
+
+  async #readFrame(segment: SegmentRow, ordinal: number): Promise<Chunk> {
     const place = this.#place
     const ahead = place && place.segment === segment.id && place.first <= ordinal
     let { offset, first } = ahead ? place : { offset: 0, first: segment.first }
@@ -200,9 +210,8 @@ export class StageReader {
       if (ordinal < first + rows) {
         const payload = await this.#bytes(segment, offset + headerBytes, bytes)
         if (crc32(payload) !== digest) throw this.#damaged(segment, offset)
-        const decoded = decodeRows(payload.toString(), tagged)
         this.#place = { segment: segment.id, offset: offset + headerBytes + bytes, first: first + rows }
-        return { first: ordinal, rows: ordinal === first ? decoded : decoded.slice(ordinal - first) }
+        return { first, rows: decodeRows(payload.toString(), tagged) }
       }
       offset += headerBytes + bytes
       first += rows

@@ -352,6 +352,9 @@ function clockText(time: number, digits: number): string {
 
 const infinity = 2n ** 63n - 1n
 
+/** The last microsecond that a `Date` can be, in the year 275760; the first is as far before 1970. */
+const latest = 8_640_000_000_000_000_000n
+
 /** A point in time, counted from 1970 in units of a second's `digits`-th decimal. */
 function timestampText(value: bigint, digits: number): string {
   if (value === infinity || value === -infinity) return value < 0n ? '-infinity' : 'infinity'
@@ -366,7 +369,7 @@ function timestampText(value: bigint, digits: number): string {
 }
 
 function instant(micros: bigint): Date | string {
-  // what a Date cannot hold: infinity, and years beyond 275760
-  if (micros > 8_640_000_000_000_000_000n || micros < -8_640_000_000_000_000_000n) return timestampText(micros, 6)
-  return Instant.ofMicros(micros)
+  if (micros >= -latest && micros <= latest) return Instant.ofMicros(micros)
+  const text = timestampText(micros, 6)
+  return text.endsWith('infinity') ? text : `${text}Z`
 }

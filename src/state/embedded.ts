@@ -265,6 +265,8 @@ class EmbeddedSync implements SyncState {
         this.#sync,
       )
       this.#database.run(`update read set state = 'broken' where sync = ? and state = 'open'`, this.#sync)
+      // each run counts what it sends again itself: one that was killed told nobody
+      this.#database.run('update batch set resent = 0 where sync = ? and resent = 1', this.#sync)
       if (lost > 0) {
         this.#database.run(
           `update batch set state = 'unknown', doubt = 1 where sync = ? and state = 'sent'`,
@@ -292,8 +294,14 @@ class EmbeddedSync implements SyncState {
     )
   }
 
-  async endRun(id: string, status: RunRow['status'], summary: unknown): Promise<void> {
-    await this.#database.commit(() =>
+  async endRun(
+    id: string,
+    status: RunRow['status'],
+    summary: unknown,
+    free: readonly ReadRow[] = [],
+  ): Promise<void> {
+    const freeBelow = this.#reads[free.length]?.first ?? this.#nextOrdinal
+    await this.#database.commit(() => {
       this.#database.run(
         'update run set ended_at = ?, status = ?, summary = ? where sync = ? and id = ?',
         Date.now(),
@@ -301,8 +309,12 @@ class EmbeddedSync implements SyncState {
         JSON.stringify(summary),
         this.#sync,
         id,
-      ),
-    )
+      )
+      if (free.length === 0) return
+      this.#forgetReads(free)
+      this.#database.run('delete from batch where sync = ? and past <= ?', this.#sync, freeBelow)
+    })
+    await this.#removeSegments(free)
   }
 
   // ---- reads
@@ -404,15 +416,6 @@ class EmbeddedSync implements SyncState {
     })
     this.#replaceRead({ ...this.#reads.find(({ id }) => id === read.id)!, state })
     if (cursor) this.#cursor = cursor.position
-  }
-
-  async free(reads: readonly ReadRow[], batchesBelow: number): Promise<void> {
-    if (reads.length === 0) return
-    await this.#database.commit(() => {
-      this.#forgetReads(reads)
-      this.#database.run('delete from batch where sync = ? and past <= ?', this.#sync, batchesBelow)
-    })
-    await this.#removeSegments(reads)
   }
 
   #forgetReads(reads: readonly ReadRow[]): void {

@@ -164,7 +164,11 @@ export interface SyncState {
   /** The run before this one was killed: what it left, and what it had in mind, are to be finished. */
   readonly interrupted: boolean
   beginRun(id: string): Promise<void>
-  endRun(id: string, status: RunRow['status'], summary: unknown): Promise<void>
+  /**
+   * Ends a run, and in the same commit forgets the reads (oldest first) whose every row is terminal, with the batches that
+   * `append` sent of them: a read that is still there has not been told of. Then removes their files.
+   */
+  endRun(id: string, status: RunRow['status'], summary: unknown, free?: readonly ReadRow[]): Promise<void>
 
   // reads
   readonly reads: readonly ReadRow[]
@@ -184,8 +188,6 @@ export interface SyncState {
    */
   staged(segment: SegmentRow, cursor: CursorStep | undefined, letters: readonly number[]): Promise<void>
   endRead(read: ReadRow, state: 'sealed' | 'broken', cursor?: CursorStep): Promise<void>
-  /** Forgets reads whose every row is terminal, and the batches that `append` sent of them; then removes the files. */
-  free(reads: readonly ReadRow[], batchesBelow: number): Promise<void>
 
   // plans
   readonly plan: PlanRow | undefined

@@ -11,4 +11,6 @@ for await (const rows of batchesOf(source)) {
   count += rows.length
   last = rows.at(-1)
 }
-process.stdout.write(JSON.stringify({ count, last, zone: Intl.DateTimeFormat().resolvedOptions().timeZone }))
+const offset = new Date(2026, 0).getTimezoneOffset()
+const megabytes = process.resourceUsage().maxRSS / 1024
+process.stdout.write(JSON.stringify({ count, last, offset, megabytes }))
