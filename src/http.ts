@@ -423,6 +423,20 @@ function withoutCredentials(text: string, { url, headers }: Prepared): string {
     .reduce((rest, value) => rest.replaceAll(value, '[redacted]'), text)
 }
 
+/** Whether an error of `fetch`, ours or a handler's own, is certain to mean that no connection came about. */
+export function neverConnected(error: unknown): boolean {
+  if (!(error instanceof TypeError && error.cause instanceof Error)) return false
+  const { code, syscall, message } = error.cause as NodeJS.ErrnoException
+  return (
+    (code !== undefined && certificate.test(code)) ||
+    syscall === 'connect' ||
+    syscall === 'getaddrinfo' ||
+    code === 'UND_ERR_CONNECT_TIMEOUT' ||
+    message === noHandshake ||
+    message === 'bad port'
+  )
+}
+
 const oneLine = (text: string) => text.replace(/[\p{Cc}\p{Zs}\p{Zl}\p{Zp}]+/gu, ' ').trim()
 
 /** At most 200 characters. */
@@ -436,16 +450,9 @@ const certificate = /^(?!ERR_SSL_).*(CERT|UNABLE_TO_|HOSTNAME_MISMATCH|INVALID_C
 /** undici's error says only 'fetch failed'; its cause tells. The cause is not kept: a parser error holds the bytes it stumbled over. */
 function networkError(error: unknown, { method, place }: Prepared, actor: string): unknown {
   if (!(error instanceof TypeError && error.cause instanceof Error)) return error
-  const { code, syscall, message } = error.cause as NodeJS.ErrnoException
+  const { code, message } = error.cause as NodeJS.ErrnoException
+  const connected = !neverConnected(error)
   const refused = code !== undefined && certificate.test(code)
-  const connected = !(
-    refused ||
-    syscall === 'connect' ||
-    syscall === 'getaddrinfo' ||
-    code === 'UND_ERR_CONNECT_TIMEOUT' ||
-    message === noHandshake ||
-    message === 'bad port'
-  )
   const next = connected
     ? 'the connection broke before the whole answer was there: what was asked may have been applied'
     : `no connection, so nothing was sent: check the address${refused ? ' and the certificate' : ' and the network'}`

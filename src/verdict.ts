@@ -1,7 +1,7 @@
 import { kindOf, type Outcome, outcomeOf } from './destination.js'
 import { milliseconds } from './duration.js'
 import { FatalError, RejectedError, RetryableError } from './errors.js'
-import { HttpError, NetworkError } from './http.js'
+import { HttpError, NetworkError, neverConnected } from './http.js'
 import { retryAfter } from './pace.js'
 import { describe } from './values.js'
 
@@ -49,10 +49,13 @@ export function judge(error: unknown, { actor, atomic, writes }: Call, now: numb
     }
     if (error instanceof RejectedError) return { kind: 'refused', reason: error.message, error }
   }
-  if (error instanceof FatalError) return { kind: 'fatal', error }
-  if (error instanceof NetworkError && !error.connected && writes <= 1 && atomic) {
-    return { kind: 'again', after: undefined, pushedBack: false, error }
+  if (error instanceof FatalError) {
+    return atomic
+      ? { kind: 'fatal', error }
+      : { kind: 'unknown', after: undefined, pushedBack: false, bug: true, error }
   }
+  const unconnected = error instanceof NetworkError ? !error.connected : neverConnected(error)
+  if (unconnected && writes <= 1 && atomic) return { kind: 'again', after: undefined, pushedBack: false, error }
   const status = statusOf(error)
   const after = retryAfterOf(error, now)
   const pushedBack = status === 429 || (status === 503 && after !== undefined)
@@ -101,7 +104,11 @@ const none: ReadonlyMap<number, Outcome> = new Map()
 
 /** What an error says, however it was thrown. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
+  if (!(error instanceof Error)) return String(error)
+  // what went wrong stands in the cause: the message of `fetch` is always the same
+  return error.message === 'fetch failed' && error.cause instanceof Error
+    ? `fetch failed: ${error.cause.message}`
+    : error.message
 }
 
 /** The HTTP status in an error of ours or of any client: `status`, `statusCode` or `response.status`. */

@@ -36,6 +36,7 @@ describe('what an error proves', () => {
       expect(judge(http(status), { ...call, atomic: false }, 0).kind).toBe('unknown')
     }
     expect(judge(new RejectedError('no'), { ...call, atomic: false }, 0).kind).toBe('unknown')
+    expect(judge(new FatalError('no'), { ...call, atomic: false }, 0)).toMatchObject({ kind: 'unknown', bug: true })
     expect(judge(new RetryableError('later'), { ...call, atomic: false }, 0).kind).toBe('unknown')
   })
 
@@ -50,6 +51,9 @@ describe('what an error proves', () => {
 
   it('is that nothing was applied when no connection came about, and nothing when it was cut', () => {
     expect(judge(new NetworkError('refused', { code: 'ECONNREFUSED', connected: false }), call, 0).kind).toBe('again')
+    const own = (cause: object) => new TypeError('fetch failed', { cause: Object.assign(new Error('x'), cause) })
+    expect(judge(own({ code: 'ECONNREFUSED', syscall: 'connect' }), call, 0).kind).toBe('again')
+    expect(judge(own({ code: 'UND_ERR_SOCKET' }), call, 0).kind).toBe('unknown')
     expect(judge(new NetworkError('reset', { code: 'ECONNRESET', connected: true }), call, 0).kind).toBe('unknown')
   })
 
