@@ -143,9 +143,9 @@ export class Batcher {
   }
 
   /** Lets later rows of the same keys go; not when rows were `left` for the next run, for they must not be overtaken. */
-  free(work: Work, left: boolean): void {
+  free(keys: readonly string[], left: boolean): void {
     if (!this.#options.keysRepeat) return
-    for (const key of work.keys) {
+    for (const key of keys) {
       this.#underWay.delete(key)
       if (left) this.#leftBehind.add(key)
     }

@@ -169,6 +169,7 @@ export class Delivery {
   /** Sends a batch until each of its rows is settled, or is left for the next run. */
   async #process(work: Work): Promise<void> {
     let left = true
+    let keys = work.keys
     try {
       if (work.notBefore > Date.now()) await sleep(work.notBefore - Date.now(), this.#stop)
       const parts = await retrying(() => this.#attempt(work), {
@@ -179,12 +180,19 @@ export class Delivery {
       })
       if (parts === 'left') return
       left = false
+      // each part frees its own keys, whose later rows may be under way before the last part is done
+      const held = new Set(parts.flatMap((part) => part.keys))
+      this.#batcher.free(
+        keys.filter((key) => !held.has(key)),
+        left,
+      )
+      keys = []
       for (const part of parts) await this.#process(part)
     } catch (error) {
       if (error instanceof Again) this.#exhausted(work, error)
       else if (error !== this.#stop.reason) throw error
     } finally {
-      this.#batcher.free(work, left)
+      this.#batcher.free(keys, left)
     }
   }
 
@@ -336,7 +344,7 @@ export class Delivery {
     const { destination, log } = this.#options
     const end = (work.failingSince ?? performance.now()) + destination.policy.retryFor
     if (performance.now() + (work.notBefore - Date.now()) <= end) return true
-    this.#batcher.free(work, true)
+    this.#batcher.free(work.keys, true)
     log.warn(`${destination.name}: ${rows(work)} kept asking for another attempt and stay for the next run`)
     return false
   }
@@ -410,7 +418,7 @@ export class Delivery {
       const [again] = (await this.#batcher.reload({ stretch: work.stretch, ordinals: [item.ordinal] })) ?? []
       letters.push({
         ordinal: item.ordinal,
-        key: item.key,
+        key: this.#letterKey(item.key),
         row: again?.row ?? item.row,
         record: again?.record,
         operation: this.#options.operation,
@@ -421,9 +429,15 @@ export class Delivery {
     return letters
   }
 
+  /** By which a later row closes a dead letter; in `append`, another row of the same key is another event. */
+  #letterKey(key: string | undefined): string | undefined {
+    return this.#options.keysRepeat ? undefined : key
+  }
+
   /** A row that cannot be made into a record is refused without asking the destination. */
-  #refuseUnsent({ ordinal, key, row, problem }: Invalid, stretch: Stretch): void {
+  #refuseUnsent({ ordinal, row, problem, ...item }: Invalid, stretch: Stretch): void {
     const { operation, state } = this.#options
+    const key = this.#letterKey(item.key)
     const batch: LedgerBatch = {
       id: state.newBatch(),
       operation,

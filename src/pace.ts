@@ -7,9 +7,8 @@ const longestTimer = 2 ** 31 - 1
 /**
  * A strict sliding window: never more than `limit` in any `window` milliseconds, as the server counts them.
  *
- * Two requests do not take equally long to arrive, so the window kept here is a little longer: 2 %, at least 5 ms. That
- * leaves 98 % of the limit, and 95 % where the window is as short as 100 ms. A request that is later than that, see
- * {@link ended}, keeps its slot for longer. The clock is the caller's.
+ * Two requests do not take equally long to arrive, so the window kept here is a little longer: 3 %, at least 5 ms. That
+ * leaves 97 % of the limit, and 95 % where the window is as short as 100 ms. The clock is the caller's.
  */
 export class SlidingWindow {
   readonly #limit: number
@@ -18,50 +17,35 @@ export class SlidingWindow {
   /** When each of the last `limit` requests started, in order; once it is full, a ring whose oldest is at `#next`. */
   readonly #starts: number[] = []
   #next = 0
-  #usualLatency: number | undefined
   #firstAnswer: number | undefined
 
   constructor(limit: number, window: number) {
     this.#limit = limit
-    this.#margin = Math.max(5, window * 0.02)
+    this.#margin = Math.max(5, window * 0.03)
     this.#window = window + this.#margin
   }
 
   /** 0 when a slot was taken at `now`; else nothing was taken, and asking makes sense again after so many milliseconds. */
   take(now: number): number {
-    const oldest = this.#starts.length < this.#limit ? undefined : this.#starts[this.#next]
+    const oldest = this.#starts[this.#next]
     const wait = oldest === undefined ? 0 : oldest + this.#window - now
     if (wait > 0) return wait
-    this.#starts[this.#next] = now
-    this.#next = (this.#next + 1) % this.#limit
+    this.#count(now)
     return 0
   }
 
   /**
-   * A request that took `latency` has its answer at `now`. What it took longer than usual, it may have spent on the way (a new
-   * connection, a busy machine): what is more than the margin puts off its start. Nothing is usual before the first answer.
+   * A request that took `latency` has its answer at `now`. Those that started before the first answer had their connections to make:
+   * they arrive late and all at once, the next ones promptly. What took longer than the margin therefore counts once more.
    */
   ended(latency: number, now: number): void {
-    const start = now - latency
     this.#firstAnswer ??= now
-    let usual = 0
-    if (start > this.#firstAnswer) {
-      usual = this.#usualLatency ?? latency
-      this.#usualLatency = usual + 0.1 * (latency - usual)
-    }
-    const late = latency - usual - this.#margin
-    if (late > 0) this.#putOff(start, start + late)
+    if (latency > this.#margin && now - latency <= this.#firstAnswer) this.#count(now)
   }
 
-  /** Moves the last start up to `from` to `to`, past those that came between. */
-  #putOff(from: number, to: number): void {
-    const starts = this.#starts
-    const at = (age: number) => (this.#next - 1 - age + starts.length) % starts.length
-    let age = 0
-    while (age < starts.length && starts[at(age)]! > from) age += 1
-    if (age === starts.length) return
-    for (; age > 0 && starts[at(age - 1)]! < to; age -= 1) starts[at(age)] = starts[at(age - 1)]!
-    starts[at(age)] = to
+  #count(now: number): void {
+    this.#starts[this.#next] = now
+    this.#next = (this.#next + 1) % this.#limit
   }
 }
 

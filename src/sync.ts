@@ -52,7 +52,8 @@ type Cursor<R> = {
    */
   cursor?: Column<R> | { column: Column<R>; lag?: Duration | number; from?: Position } | undefined
 }
-type MapOption<R, I> = [R] extends [I] ? { map?: ((row: R) => I) | undefined } : { map: (row: R) => I }
+// apart, so that the row's type reaches `map` even when `from` is a function that takes a parameter
+type MapOption<R, I> = { map?: ((row: R) => I) | undefined } & ([R] extends [I] ? unknown : { map: object })
 
 type SyncOptions<R, M> = {
   /** Names the sync in messages and in the state. Renaming it begins afresh. */
@@ -132,7 +133,10 @@ export interface Sync<Row = any, I = any> {
  * const { delivered, rejected } = await contacts.run()
  * ```
  */
-export function sync<E extends object, I, Op extends Operation, const M extends Served<Op> = never>(
+// `any` stands for the row until `from` has been looked at: for want of it, a `key` beside a function that takes a parameter
+// would be held against no columns at all
+// biome-ignore lint/suspicious/noExplicitAny: see above
+export function sync<I, Op extends Operation, E extends object = any, const M extends Served<Op> = never>(
   options: { from: Readable<E>; to: Destination<I, Op>; mode?: M } & SyncOptions<RowOf<NoInfer<E>>, M> &
     MapOption<RowOf<NoInfer<E>>, I>,
 ): Sync<RowOf<E>, I> {

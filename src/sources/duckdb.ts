@@ -182,5 +182,5 @@ function reasonIn(error: unknown): string {
     return [csv, file, problem].filter(Boolean).join(': ')
   }
   const [line = ''] = message.split('\n')
-  return line.replace(/(?<!file )(["']).*?(\1|$)|(?<=\bvalue )(?!is )\S+|\([^()]*\)/g, '…')
+  return line.replace(/(?<!file |\w)(?:(["']).*\1|["'].*$)|(?<=\bvalue )(?!is )\S+|\([^()]*\)/g, '…')
 }

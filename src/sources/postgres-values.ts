@@ -10,6 +10,17 @@ export interface Converter {
 /** For each type of array that the database has: the type of its items, and what stands between them. */
 export type Arrays = ReadonlyMap<number, { readonly item: number; readonly delimiter: string }>
 
+/** What {@link arraysOf} takes: of each type its number, that of its arrays, that of the type below a domain, the delimiter. */
+export const typesQuery = `select oid, typarray, typbasetype, typdelim from pg_type where typarray <> 0 and typtype <> 'c'`
+
+export function arraysOf(types: readonly (readonly string[])[]): Arrays {
+  const below = new Map(types.map(([oid, , base]) => [Number(oid), Number(base)]))
+  const itself = (oid: number): number => (below.get(oid) ? itself(below.get(oid)!) : oid)
+  return new Map(
+    types.map(([oid, array, , delimiter]) => [Number(array), { item: itself(Number(oid)), delimiter: delimiter! }]),
+  )
+}
+
 /**
  * What {@link converter} needs of the session: text forms that it can read. `extra_float_digits` is for servers before
  * PostgreSQL 12, which round otherwise (https://www.postgresql.org/docs/current/runtime-config-client.html).
@@ -21,9 +32,6 @@ export const settings: Readonly<Record<string, string>> = {
   bytea_output: 'hex',
   extra_float_digits: '3',
 }
-
-/** Lists {@link Arrays}: the array type, the type of its items (of a domain the type below it), the delimiter. */
-export const arraysQuery = `select typarray, coalesce(nullif(typbasetype, 0), oid), typdelim from pg_type where typarray <> 0 and typtype <> 'c'`
 
 /** How to read a column of the type with this number. An enum, a range, an interval, a uuid and all others are their text. */
 export function converter(oid: number, arrays: Arrays): Converter {

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { connect as openSocket, Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client, CustomTypesConfig, DatabaseError, FieldDef, Pool, QueryArrayResult } from 'pg'
 import { resolveSecret, type Secret } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
@@ -7,7 +8,7 @@ import { ConfigError, SourceError, SpillwayError } from '../errors.js'
 import type { Out, Schema } from '../schema.js'
 import { createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
-import { type Arrays, arraysQuery, converter, settings } from './postgres-values.js'
+import { type Arrays, arraysOf, converter, settings, typesQuery } from './postgres-values.js'
 import { blankRow, conforming, cursorText, quoted, statement, windowed } from './sql.js'
 
 /** A `Pool` of the package `pg`, or a connected `Client` of it. */
@@ -211,12 +212,10 @@ async function begin({ client, release }: Connection, timeout: number | undefine
   }
   const local = { ...settings, ...(timeout === undefined ? {} : { statement_timeout: `${Math.ceil(timeout)}` }) }
   const set = Object.entries(local).map(([name, value]) => `set local ${name} = '${value}'`)
-  const text = ['begin isolation level repeatable read read only', ...set, arraysQuery].join(';')
+  const text = ['begin isolation level repeatable read read only', ...set, typesQuery].join(';')
   try {
     const results = (await client.query({ text, rowMode: 'array', types: verbatim })) as unknown as QueryArrayResult[]
-    const types = results.at(-1)!.rows as [string, string, string][]
-    const arrays = new Map(types.map(([array, item, delimiter]) => [Number(array), { item: Number(item), delimiter }]))
-    return { client, arrays, close }
+    return { client, arrays: arraysOf(results.at(-1)!.rows), close }
   } catch (error) {
     await close()
     throw explained(error, client)
@@ -245,7 +244,7 @@ async function* batches({ client, arrays }: Session, query: Query, reading: Read
   let read: ((rows: Answer['rows']) => AnyRow[]) | undefined
   for await (const { rows, fields } of answers(client, windowOf(query, reading), reading.signal)) {
     read ??= reader(fields, arrays, reading)
-    yield read(rows)
+    if (rows.length > 0) yield read(rows)
   }
 }
 
@@ -297,15 +296,21 @@ async function* answers(client: Client, { text, params }: Query, signal: AbortSi
     return answer
   }
 
-  let stopped: Promise<void> | undefined
-  let deadline: NodeJS.Timeout | undefined
-  const stop = () => {
-    if (!busy) return
-    stopped = cancel(client)
-    deadline = setTimeout(() => client.end(), patience.stop)
-  }
-  signal.addEventListener('abort', stop)
   let next = ask()
+  let stopped: Promise<void> | undefined
+  /** Ends the answer under way. It says so until it is heard: the server ignores a wish that overtakes the query it is about. */
+  const stop = async () => {
+    const cut = setTimeout(() => client.end(), patience.stop)
+    while (busy) {
+      await cancel(client)
+      await Promise.race([next.catch(() => {}), sleep(100)])
+    }
+    clearTimeout(cut)
+  }
+  const onAbort = () => {
+    stopped = stop()
+  }
+  signal.addEventListener('abort', onAbort)
   let unread = false
   try {
     for (let more = true; more; ) {
@@ -317,23 +322,20 @@ async function* answers(client: Client, { text, params }: Query, signal: AbortSi
       unread = false
     }
   } finally {
-    signal.removeEventListener('abort', stop)
-    if (unread) {
-      if (!stopped) stop()
-      await next.then(
-        () => portal.close(),
-        () => {},
-      )
-    }
-    clearTimeout(deadline)
+    signal.removeEventListener('abort', onAbort)
     await stopped
+    if (unread) {
+      await stop()
+      const close = () => portal.close() // one that failed is closed already
+      await next.then(close, () => {})
+    }
   }
 }
 
 /**
  * Asks the server to stop what this connection is doing, over a connection of its own as the protocol wants it
- * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). Nothing answers it; when it
- * does not get there, the query's own connection is cut after a while.
+ * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). The server closes it when it
+ * has passed the wish on. Whether that helped shows only on the connection itself.
  */
 async function cancel(client: Client): Promise<void> {
   const { host, port, processID, secretKey } = client as Client & { processID: number; secretKey: number }
@@ -374,7 +376,7 @@ function explained(error: unknown, { host, port, user, database }: Client): unkn
   // only the server's own errors have a severity
   if (!severity) return at(`${message || code}: check the connection and the url, and run the sync again`)
   if (/^(08|53|57)/.test(code!)) return at(`${message} (${code}): run the sync again`)
-  // in class 22, data exceptions, what is quoted are values
-  const told = code!.startsWith('22') ? message!.replace(/"[^"]*("|$)/g, '…') : message
-  return at(`${told} (${code}): ${hint ? `${hint} ` : ''}Correct the query`)
+  // of class 22, data exceptions, the quoted part is a value
+  if (code!.startsWith('22')) return at(`${message!.replace(/".*"|".*$/s, '…')} (${code}): correct the query`)
+  return at(`${message} (${code}): ${hint ?? 'correct the query'}`)
 }

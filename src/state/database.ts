@@ -18,7 +18,7 @@ const migrations = [
   create table run (
     sync integer not null, id text not null, started_at integer not null, ended_at integer, status text not null, summary text,
     primary key (sync, id)
-  ) without rowid;
+  );
   create table read (
     sync integer not null, id integer not null, state text not null, complete integer not null, first integer not null,
     rows integer not null, primary key (sync, id)
@@ -93,31 +93,18 @@ export class Database {
     const file = join(folder, 'state.db')
     const sqlite = connect(file)
     try {
-      const tables = (sqlite.prepare('select count(*) as n from sqlite_master').get() as { n: number }).n
-      const application = (sqlite.prepare('pragma application_id').get() as { application_id: number }).application_id
-      const version = (sqlite.prepare('pragma user_version').get() as { user_version: number }).user_version
-      if (application !== applicationId && (tables > 0 || application !== 0)) {
-        throw new StateDamagedError(
-          `state: ${file} is a database of another program; it was left as it is. Choose another state folder`,
-        )
-      }
-      if (version > migrations.length) {
-        throw new ConfigError(
-          `state: ${file} was written by a newer version of spillway; upgrade this one (npm install spillway@latest)`,
-        )
-      }
+      // other processes may be opening it too; nothing of ours waits behind this connection yet
+      sqlite.exec('pragma busy_timeout = 10000')
+      refuseForeign(sqlite, file)
       const { journal_mode: mode } = sqlite.prepare('pragma journal_mode = wal').get() as { journal_mode: string }
-      if (mode !== 'wal')
+      if (mode !== 'wal') {
         throw new ConfigError(
           `state: ${folder} cannot hold a write-ahead log (journal mode ${mode}); choose a local disk`,
         )
-      sqlite.exec('pragma synchronous = full')
-      sqlite.exec('pragma fullfsync = on')
-      for (let step = version; step < migrations.length; step++) {
-        sqlite.exec(
-          `begin immediate; ${migrations[step]}; pragma application_id = ${applicationId}; pragma user_version = ${step + 1}; commit`,
-        )
       }
+      sqlite.exec('pragma synchronous = full; pragma fullfsync = on')
+      migrate(sqlite)
+      sqlite.exec('pragma busy_timeout = 0')
     } catch (error) {
       sqlite.close()
       throw explained(error, file)
@@ -256,6 +243,34 @@ function connect(file: string): Sqlite.Database {
   } catch (error) {
     throw explained(error, file)
   }
+}
+
+function pragma(sqlite: Sqlite.Database, name: string): number {
+  return (sqlite.prepare(`pragma ${name}`).get() as { [name: string]: number })[name]!
+}
+
+/** A database of somebody else, or of a version that we do not know, stays as it is. */
+function refuseForeign(sqlite: Sqlite.Database, file: string): void {
+  const { tables } = sqlite.prepare('select count(*) as tables from sqlite_master').get() as { tables: number }
+  const application = pragma(sqlite, 'application_id')
+  if (application !== applicationId && (tables > 0 || application !== 0)) {
+    throw new StateDamagedError(
+      `state: ${file} is a database of another program; it was left as it is. Choose another state folder`,
+    )
+  }
+  if (pragma(sqlite, 'user_version') > migrations.length) {
+    throw new ConfigError(
+      `state: ${file} was written by a newer version of spillway; upgrade this one (npm install spillway@latest)`,
+    )
+  }
+}
+
+/** Takes the steps that the schema lacks, in one transaction, so that of two processes one finds nothing left to do. */
+function migrate(sqlite: Sqlite.Database): void {
+  if (pragma(sqlite, 'user_version') === migrations.length) return
+  sqlite.exec('begin immediate')
+  for (const step of migrations.slice(pragma(sqlite, 'user_version'))) sqlite.exec(step)
+  sqlite.exec(`pragma application_id = ${applicationId}; pragma user_version = ${migrations.length}; commit`)
 }
 
 async function prepareFolder(folder: string): Promise<void> {

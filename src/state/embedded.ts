@@ -92,7 +92,7 @@ class EmbeddedState implements State {
     const unplanned = plan && last ? Math.max(0, last.first + last.rows - plan.through) : 0
     const total = plan ? plan.items + unplanned : staged
     const run = this.#database.get<StoredRun>(
-      'select * from run where sync = ? order by started_at desc, id desc limit 1',
+      'select * from run where sync = ? order by rowid desc limit 1',
       sync.id,
     )
     return {

@@ -31,6 +31,7 @@ export interface LedgerBatch {
 /** A refused row, with everything that is needed to send it again. */
 export interface Rejected {
   readonly ordinal: number
+  /** When a row of this key is delivered, or refused again, the dead letter is closed. */
   readonly key: string | undefined
   readonly row: AnyRow
   readonly record: object | undefined
