@@ -128,6 +128,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     rate: input === 'RAW' ? '60/min' : '30/min', // calls; with USER_ENTERED each may write twice
     match,
     config,
+    target: ({ endpoint }: Config) => ({ endpoint, spreadsheet: spreadsheetId, tab }),
   })({
     insert: (batch, context) => inTurn(() => insert(batch, context)),
     upsert: (batch, context) => inTurn(() => upsert(batch, context)),
@@ -141,8 +142,15 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     const names = fields(context, [])
     const { lines, rejected } = readRecords(batch, names)
     if (lines.length === 0) return rejected
-    const found = await look(context, [])
     const ids = lines.map((_, index) => `${context.idempotencyKey}/${index}`)
+    let found = await look(context, [])
+    // rows that stand where those of an unanswered attempt belong: its note, if it landed just now, is there as well
+    const taken = ids.some((id) => !found.blank(reserved.get(id) ?? Number.POSITIVE_INFINITY))
+    if (taken) found = await look(context, [])
+    if (await landed(context, found, lines.length)) {
+      release(ids)
+      return rejected
+    }
     const places = claim(found, ids)
     const rows = lines.map((line, index) => ({ ...line, row: places.get(ids[index]!)! }))
     await write(context, found, rows, names, places, note(found.tab, context, rows[0]!.row))
@@ -221,24 +229,27 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
   async function verify(batch: AnyRow[], context: Context<Config>): Promise<AnyRow[]> {
     memory = undefined
     const api = await connect(context.config)
-    const sheet = await survey(api, context)
-    const row = sheet.notes.get(digest(context.idempotencyKey))?.row
-    return []
     const records = readRecords(batch, fields(context, [])).lines.map(({ record }) => record)
-    if (input === 'RAW') return records
-    const last = row + records.length - 1
-    if (row > sheet.rows || last < row) return []
-    const [cells = []] = await values(context, { api, tab: sheet, cached: false }, [
-      range(sheet, { top: row, bottom: Math.min(last, sheet.rows) }),
-    ])
-    return cells.length > 0 ? records : []
+    const there = await landed(context, { api, tab: await survey(api, context), cached: false }, records.length)
+    return there ? records : []
+  }
+
+  /** Whether an earlier attempt at this batch, of so many rows, has appended them. */
+  async function landed(context: Context<Config>, at: At, count: number): Promise<boolean> {
+    const top = at.tab.notes.get(digest(context.idempotencyKey))?.row
+    if (top === undefined || input === 'RAW') return top !== undefined
+    const bottom = Math.min(top + count - 1, at.tab.rows)
+    if (bottom < top) return false
+    const [cells = []] = await values(context, at, [range(at.tab, { top, bottom })])
+    return cells.length > 0
   }
 
   /** The fields to write; those of `always` are among them. */
   function fields({ table }: Context<Config>, always: readonly string[]): readonly string[] {
     const names = columns ? [...new Set([...always, ...columns])] : table.columns.map(({ name }) => name)
-    if (names.includes(''))
+    if (names.includes('')) {
       throw new FatalError(`${me}: a field has the empty name, which cannot head a column: name it`)
+    }
     return names
   }
 
@@ -246,7 +257,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
 
   async function look(context: Context<Config>, match: readonly string[]): Promise<Look> {
     const api = await connect(context.config)
-    const known = memory?.run === context.run && context.attempt === 1 ? memory : undefined
+    const known = memory?.run === context.run ? memory : undefined
     memory = undefined // whatever fails from here on, the next call looks afresh
     const sheet = known ?? (await survey(api, context))
     const at = { api, tab: sheet, cached: known !== undefined }
@@ -374,7 +385,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       }
       throw error
     }
-    reserved = new Map([...earlier].filter(([id]) => !places.has(id)))
+    release([...places.keys()])
     memory = { ...grown(sheet, bottom, wanted.length), header: wanted, notes: noted?.notes ?? sheet.notes }
   }
 
@@ -421,6 +432,11 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     return formula || long || match.includes(field) ? `'${value}` : value
   }
 
+  function release(ids: readonly string[]): void {
+    const done = new Set(ids)
+    reserved = new Map([...reserved].filter(([id]) => !done.has(id)))
+  }
+
   /** Makes the tab when it is missing, and its grid as large as what is written. */
   function room({ missing, id: sheetId, rows, columns }: Tab, bottom: number, right: number): Request[] {
     if (missing) {
@@ -465,8 +481,9 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     const about = (pattern: RegExp) => reasons.some((reason) => pattern.test(reason))
     const says = `${me}: ${status ?? code ?? 'no answer'} from ${signingIn ? 'the token endpoint' : method}${detail && `: ${detail}`}`
     const refused = status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 409
-    if (status === 429 || (status === 403 && about(/^(user)?rate_?limit_?exceeded$/i)))
+    if (status === 429 || (status === 403 && about(/^(user)?rate_?limit_?exceeded$/i))) {
       return new RetryableError(says, { after })
+    }
     if (signingIn) {
       return refused
         ? new FatalError(`${says}; check the config field credentials`)
@@ -708,8 +725,9 @@ function cellOf(value: unknown): Value | { readonly problem: string } | undefine
     return Number.isNaN(value.getTime()) ? { problem: 'is an invalid date' } : value.toISOString()
   }
   const text = typeof value === 'string' ? value : jsonOf(value)
-  if (text === undefined)
+  if (text === undefined) {
     return { problem: 'is neither text, number, boolean, date, list nor object: map it to one of them' }
+  }
   if (text.length > maxCharacters) {
     return { problem: `has ${text.length} characters, and a cell of Google Sheets holds ${maxCharacters}` }
   }
@@ -844,9 +862,10 @@ function connect(config: Config): Promise<sheets_v4.Sheets> {
 
 async function makeClient({ credentials, token, endpoint }: Config): Promise<sheets_v4.Sheets> {
   const google = await import('@googleapis/sheets').catch((cause: unknown) => {
-    throw new ConfigError(`${me}: the package @googleapis/sheets cannot be loaded: npm install @googleapis/sheets@14`, {
-      cause,
-    })
+    throw new ConfigError(
+      `${me}: the package @googleapis/sheets cannot be loaded; install it: npm install @googleapis/sheets@14`,
+      { cause },
+    )
   })
   // the client would send a request for a token four times, whatever `retry` says
   const transporterOptions = { timeout: signInTimeout, retryConfig: { retry: 0, noResponseRetries: 0 } }

@@ -292,12 +292,14 @@ export class Delivery {
       this.#settle(work, items)
       return []
     }
-    const { replaySafe, state } = this.#options
+    const { destination, replaySafe, state } = this.#options
     const settled: Prepared[] = []
     const refusals: Refusal[] = []
     const receipts: [number, string][] = []
     const again: Prepared[] = []
     const unsure: Prepared[] = []
+    const left: Prepared[] = []
+    const verifiable = destination.handlers.verify !== undefined && !work.unverifiable
     let wait = 0
     items.forEach((item, index) => {
       const outcome = outcomes.get(index)
@@ -305,9 +307,12 @@ export class Delivery {
       if (kind === 'retry') {
         again.push(item)
         wait = Math.max(wait, (outcome as Retry).after)
-      } else if (kind === 'unknown' || (kind === 'rejection' && work.doubt && !replaySafe)) {
-        // a refusal after an attempt that may have been applied proves nothing about that attempt
+      } else if (kind === 'unknown') {
         unsure.push(item)
+      } else if (kind === 'rejection' && work.doubt && !replaySafe) {
+        // a refusal after an attempt that may have been applied proves nothing about that attempt, nor would another refusal
+        if (verifiable) unsure.push(item)
+        else left.push(item)
       } else {
         settled.push(item)
         if (kind === 'rejection') refusals.push({ work, item, reason: (outcome as Rejection).reason })
@@ -329,6 +334,11 @@ export class Delivery {
       parts.push(this.#batcher.part(work, again, { failingSince, notBefore: wait ? Date.now() + wait : soon }))
     }
     this.#stillUnknown(parts)
+    if (left.length > 0) {
+      const part = this.#batcher.part(work, left, {})
+      this.#stillUnknown([part])
+      this.#batcher.free(part.keys, true)
+    }
     return parts.filter((part) => this.#inTime(part))
   }
 
@@ -350,10 +360,14 @@ export class Delivery {
   }
 
   async #refused(work: Work, items: readonly Prepared[], reason: string): Promise<Parts> {
-    const { state, replaySafe, allowRejections } = this.#options
+    const { state, replaySafe, allowRejections, destination } = this.#options
     if (work.doubt && !replaySafe) {
-      this.#nothingApplied(work)
-      return 'left'
+      // rows that may be sent twice may be sent by halves too: one bad row does not keep the others in doubt for ever
+      const mayArriveTwice = destination.idempotent === undefined && destination.policy.onUnknown === 'resend'
+      if (items.length === 1 || !mayArriveTwice) {
+        this.#nothingApplied(work)
+        return 'left'
+      }
     }
     if (items.length > 1) {
       const half = Math.ceil(items.length / 2)

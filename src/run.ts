@@ -263,7 +263,6 @@ class Running {
       if (this.#definition.mode === 'append') await this.#append(letters)
       else await this.#keyed(letters)
     } finally {
-      await this.#delivery.end()
       stopTelling()
     }
     const { halt } = this.#delivery
@@ -326,6 +325,8 @@ class Running {
       await Promise.all([reading.catch(() => {}), delivering])
       await reading
     } finally {
+      // refusals are of these items: they are believed or not while the items can still be read
+      await this.#delivery.end()
       await items.close()
     }
   }
@@ -374,8 +375,6 @@ class Running {
           only: unknown && pending ? undefined : unknown ? 'unknown' : 'pending',
         },
       ])
-      // refusals are of this plan's items: they must be believed or not before another takes its place
-      await this.#delivery.end()
     }
     this.#after = tally(state.batches(), 0, plan.items)
   }
@@ -420,6 +419,8 @@ class Running {
         })
       }
     } finally {
+      // refusals are of these items: they are believed or not while the items can still be read
+      await this.#delivery.end()
       await items.close()
     }
   }

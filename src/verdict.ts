@@ -1,6 +1,6 @@
 import { kindOf, type Outcome, outcomeOf } from './destination.js'
 import { milliseconds } from './duration.js'
-import { FatalError, RejectedError, RetryableError } from './errors.js'
+import { ConfigError, FatalError, RejectedError, RetryableError } from './errors.js'
 import { HttpError, NetworkError, neverConnected } from './http.js'
 import { retryAfter } from './pace.js'
 import { describe } from './values.js'
@@ -49,8 +49,9 @@ export function judge(error: unknown, { actor, atomic, writes }: Call, now: numb
     }
     if (error instanceof RejectedError) return { kind: 'refused', reason: error.message, error }
   }
-  if (error instanceof FatalError) {
-    return atomic
+  if (error instanceof FatalError || error instanceof ConfigError) {
+    // what is missing or cannot work shows before a request leaves, but an earlier one may have left
+    return atomic && (error instanceof FatalError || writes === 0)
       ? { kind: 'fatal', error }
       : { kind: 'unknown', after: undefined, pushedBack: false, bug: true, error }
   }

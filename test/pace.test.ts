@@ -65,10 +65,29 @@ describe('SlidingWindow', () => {
     )
   })
 
+  test('a request under way before the first answer counts once more when it was slow, later ones do not', () => {
+    const slots = new SlidingWindow(3, 1_000)
+    expect([slots.take(0), slots.take(0)]).toEqual([0, 0])
+    slots.ended(100, 100)
+    slots.ended(110, 110)
+    // 0, 100 and 110 are taken: the next is free a window after 0, the one after that a window after 100
+    expect(slots.take(200)).toBe(830)
+    expect([slots.take(1_030), slots.take(1_030)]).toEqual([0, 100])
+    slots.ended(500, 1_700)
+    expect(slots.take(1_130)).toBe(0)
+  })
+
+  test('a first answer within the margin costs nothing', () => {
+    const slots = new SlidingWindow(2, 1_000)
+    slots.take(0)
+    slots.ended(30, 30)
+    expect([slots.take(30), slots.take(30)]).toEqual([0, 1_000])
+  })
+
   test('a refusal takes nothing', () => {
     const slots = new SlidingWindow(1, 1_000)
-    expect([slots.take(0), slots.take(1), slots.take(2)]).toEqual([0, 1_019, 1_018])
-    expect(slots.take(1_020)).toBe(0)
+    expect([slots.take(0), slots.take(1), slots.take(2)]).toEqual([0, 1_029, 1_028])
+    expect(slots.take(1_030)).toBe(0)
   })
 })
 
@@ -201,6 +220,17 @@ describe('Adaptive', () => {
     expect(adaptive.limit).toBe(Math.floor(limit * 0.9))
   })
 
+  test('gets used to a latency that stays higher, and grows again', () => {
+    const adaptive = new Adaptive()
+    const clock = { now: 0 }
+    rounds(adaptive, clock, 10, 20)
+    rounds(adaptive, clock, 60, 60)
+    rounds(adaptive, clock, 1, 59)
+    const limit = adaptive.limit
+    rounds(adaptive, clock, 1, 59)
+    expect(adaptive.limit).toBe(limit + 1)
+  })
+
   test('settles near what a destination that refuses the eleventh call can take', () => {
     const adaptive = new Adaptive()
     const seen: number[] = []
@@ -299,12 +329,12 @@ describe('with a fake clock', () => {
       const pace = new Pace({ rate: { limit: 1, window: 1_000 }, concurrency: 10 })
       const early = [pace.enter(never), pace.enter(never), pace.enter(never)]
       const done = follow(early)
-      await vi.advanceTimersByTimeAsync(1_020)
+      await vi.advanceTimersByTimeAsync(1_030)
       expect(done).toEqual([0, 1])
       const late = follow([pace.enter(never)])
-      await vi.advanceTimersByTimeAsync(1_020)
+      await vi.advanceTimersByTimeAsync(1_030)
       expect([done, late]).toEqual([[0, 1, 2], []])
-      await vi.advanceTimersByTimeAsync(1_020)
+      await vi.advanceTimersByTimeAsync(1_030)
       expect(late).toEqual([0])
     })
 
@@ -329,6 +359,48 @@ describe('with a fake clock', () => {
       expect(starts.length / (performance.now() - begun)).toBeGreaterThanOrEqual(0.95 * (50 / 1_000))
     })
 
+    test('keeps the rate also where the first requests arrive late, because they have connections to make', async () => {
+      const pace = new Pace({ rate: { limit: 50, window: 1_000 }, concurrency: 8 })
+      const arrivals: number[] = []
+      const controller = new AbortController()
+      const lane = async () => {
+        for (let delay = 150; ; delay = 1) {
+          await pace.enter(controller.signal)
+          await sleep(delay, controller.signal)
+          arrivals.push(performance.now())
+          await sleep(20, controller.signal)
+          pace.leave({ latency: delay + 20, pushedBack: false })
+        }
+      }
+      const lanes = Promise.allSettled(Array.from({ length: 8 }, lane))
+      await vi.advanceTimersByTimeAsync(20_000)
+      controller.abort()
+      await lanes
+      expect(busiest(arrivals, 1_000)).toBe(50)
+      expect(arrivals.length).toBeGreaterThanOrEqual(0.95 * 20 * 50)
+    })
+
+    test('uses the rate also where answers take long, once the start is over', async () => {
+      const pace = new Pace({ rate: { limit: 50, window: 1_000 }, concurrency: 300 })
+      const starts: number[] = []
+      const controller = new AbortController()
+      const lane = async () => {
+        for (;;) {
+          await pace.enter(controller.signal)
+          starts.push(performance.now())
+          await sleep(3_000, controller.signal)
+          pace.leave({ latency: 3_000, pushedBack: false })
+        }
+      }
+      const begun = performance.now()
+      const lanes = Promise.allSettled(Array.from({ length: 300 }, lane))
+      await vi.advanceTimersByTimeAsync(60_000)
+      controller.abort()
+      await lanes
+      expect(busiest(starts, 1_000)).toBe(50)
+      expect(starts.filter((start) => start >= begun + 10_000).length).toBeGreaterThanOrEqual(0.95 * 50 * 50)
+    })
+
     test('further requests of a call need a slot but no lane, and go before new calls', async () => {
       const pace = new Pace({ rate: { limit: 2, window: 1_000 }, concurrency: 1 })
       await pace.enter(never)
@@ -336,7 +408,7 @@ describe('with a fake clock', () => {
       await tick()
       expect(done).toEqual([1])
       pace.leave(fine)
-      await vi.advanceTimersByTimeAsync(1_020)
+      await vi.advanceTimersByTimeAsync(1_030)
       expect(done).toEqual([1, 2, 0])
     })
 
@@ -399,7 +471,7 @@ describe('with a fake clock', () => {
       await stopped
       expect(vi.getTimerCount()).toBe(0)
       const done = follow([pace.enter(never)])
-      await vi.advanceTimersByTimeAsync(1_020)
+      await vi.advanceTimersByTimeAsync(1_030)
       expect(done).toEqual([0])
     })
 

@@ -1,6 +1,15 @@
 import { describe, expect, it } from 'vitest'
 import { HttpError, NetworkError } from '../src/http.js'
-import { FatalError, RejectedError, RetryableError, receipt, reject, retry, unknown } from '../src/index.js'
+import {
+  ConfigError,
+  FatalError,
+  RejectedError,
+  RetryableError,
+  receipt,
+  reject,
+  retry,
+  unknown,
+} from '../src/index.js'
 import { judge, readAnswer } from '../src/verdict.js'
 
 const call = { actor: 'crm', atomic: true, writes: 1 }
@@ -47,6 +56,13 @@ describe('what an error proves', () => {
       reason: 'no such field',
     })
     expect(judge(new FatalError('revoked'), call, 0).kind).toBe('fatal')
+  })
+
+  it('is that no batch can succeed when something is not installed or set up, and nothing was sent', () => {
+    const missing = new ConfigError('sheets: npm install it')
+    expect(judge(missing, { ...call, writes: 0 }, 0)).toEqual({ kind: 'fatal', error: missing })
+    expect(judge(missing, { ...call, writes: 1 }, 0)).toMatchObject({ kind: 'unknown', bug: true })
+    expect(judge(missing, { ...call, writes: 0, atomic: false }, 0)).toMatchObject({ kind: 'unknown', bug: true })
   })
 
   it('is that nothing was applied when no connection came about, and nothing when it was cut', () => {

@@ -83,8 +83,9 @@ export function googleSheets(quota: GoogleSheetsQuota): { tenant: Tenant; contro
     }
     const [header = '', payload = '', signature = ''] = String(assertion).split('.')
     const [{ alg }, claims] = [decode(header), decode(payload)]
-    if (alg !== 'RS256' || signature === '')
+    if (alg !== 'RS256' || signature === '') {
       return refuse('invalid_grant', 'Invalid JWT: a signed RS256 assertion is needed')
+    }
     const account = accounts.get(String(claims['iss']))
     if (!account) return refuse('invalid_grant', 'Invalid grant: account not found')
     if (

@@ -205,8 +205,9 @@ const changes: Record<string, (book: Book, request: Body) => unknown> = {
   deleteDimension(book, { range }) {
     const { tab, dimension, from, to } = dimensionRange(book, range)
     const count = dimension === 'ROWS' ? tab.rowCount : tab.columnCount
-    if (from >= count)
+    if (from >= count) {
       throw new ApiError(400, `Cannot delete a ${dimension === 'ROWS' ? 'row' : 'column'} that doesn't exist.`)
+    }
     if (to - from >= count) {
       throw new ApiError(400, `You can't delete all the ${dimension.toLowerCase()} on the sheet.`)
     }
@@ -293,8 +294,9 @@ export function addTab(book: Book, given: Body): Tab {
     columnCount: given.gridProperties?.columnCount ?? 26,
     rows: [],
   }
-  if (tab.rowCount < 1 || tab.columnCount < 1)
+  if (tab.rowCount < 1 || tab.columnCount < 1) {
     throw new ApiError(400, 'A sheet must have at least one row and one column.')
+  }
   book.tabs.splice(given.index ?? book.tabs.length, 0, tab)
   ensureRoom(book)
   return tab
@@ -456,8 +458,9 @@ export function valuesUpdate(book: Book, range: string, body: Body, option: Inpu
   if (bottom - top > 1 || right - left > 1) {
     const [row, column] = [top + cells.length, left + widest(cells)]
     const within = a1Of(tab.properties.title, { top, left, bottom, right })
-    if (row > bottom)
+    if (row > bottom) {
       throw new ApiError(400, `Requested writing within range [${within}], but tried writing to row [${bottom + 1}]`)
+    }
     if (column > right) {
       throw new ApiError(
         400,

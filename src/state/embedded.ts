@@ -257,7 +257,12 @@ class EmbeddedSync implements SyncState {
     }
     const count = (sql: string): number => this.#database.get<{ n: number }>(sql, this.#sync)!.n
     const lost = count(`select count(*) as n from batch where sync = ? and state = 'sent'`)
-    this.#interrupted = count(`select count(*) as n from run where sync = ? and status = 'running'`) > 0
+    const latest = this.#database.get<{ status: string }>(
+      'select status from run where sync = ? order by rowid desc limit 1',
+      this.#sync,
+    )
+    // killed: as found by a run that was itself killed before it had begun
+    this.#interrupted = latest?.status === 'running' || latest?.status === 'killed'
     await this.#database.commit(() => {
       this.#database.run(
         `update run set status = 'killed', ended_at = ? where sync = ? and status = 'running'`,

@@ -134,6 +134,7 @@ test('the last row is found in a large grid, wherever it is', async () => {
   book({ People: tall })
   await send([{ id: 'new' }])
   expect(rows()).toHaveLength(1_201)
+  expect(box.requests.filter(reads).length).toBeLessThanOrEqual(5)
   expect(rows().at(-1)).toEqual(['new'])
 })
 
@@ -478,6 +479,18 @@ test('a tab that cannot be made ends the run, because no row is to blame', async
   )
 })
 
+test('a tab that is a chart ends the run', async () => {
+  book({ People: [] })
+  const { port, close } = await between(box.url, (body) => {
+    for (const { properties } of body['sheets']) properties.sheetType = 'OBJECT'
+    return body
+  })
+  await expect(handlers({ endpoint: `http://127.0.0.1:${port}` }).insert([{ id: 1 }])).rejects.toThrow(
+    'google-sheets: People is a chart or a connected sheet, without cells to write to: give another tab',
+  )
+  await close()
+})
+
 test('a header without rows gets the match column too', async () => {
   book({ People: [['name']] })
   await send([{ id: 1, name: 'Ada' }], { key: 'id' })
@@ -642,17 +655,18 @@ describe('config', () => {
     expect(definitionOf(people({ input: 'USER_ENTERED' }), '').policy.rate).toEqual({ limit: 30, window: 60_000 })
   })
 
-  test('a client that is not installed is an error that says what to install', async () => {
+  test('a client that is not installed stops the run, with what to install', async () => {
     book()
     vi.doMock('@googleapis/sheets', () => {
       throw new Error('not there')
     })
     try {
-      await expect(handlers().insert([{ id: 1 }])).rejects.toThrow('npm install @googleapis/sheets@14')
-      await expect(handlers().insert([{ id: 1 }])).rejects.toThrow(ConfigError)
+      await expect(send([{ id: 1 }])).rejects.toThrow(ConfigError)
+      await expect(send([{ id: 1 }])).rejects.toThrow('npm install @googleapis/sheets@14')
     } finally {
       vi.doUnmock('@googleapis/sheets')
     }
+    expect(await send([])).toMatchObject({ resumed: { delivered: 1 } })
   })
 })
 
@@ -680,17 +694,18 @@ test('a page instead of an answer says where to look, when it stays', async () =
   )
 })
 
-test.each<[string, () => number | Date]>([
-  ['in seconds', () => 1],
-  ['as a date', () => new Date(Date.now() + 2_000)],
-])('Retry-After %s is waited for', async (_, retryAfter) => {
+test('Retry-After is waited for, in seconds or as a date', async () => {
   book()
-  box.faults.next({ kind: 'status', status: 429, retryAfter: retryAfter(), when: writes })
+  box.faults.next({ kind: 'status', status: 429, retryAfter: 1, when: writes })
   await send([{ id: 1 }])
   const [refused, sent] = box.requests.filter(writes)
-  // a date has no fractions of a second
   expect(sent!.time.getTime() - refused!.time.getTime()).toBeGreaterThanOrEqual(990)
-  expect(rows()).toEqual([['id'], [1]])
+
+  const date = new Date(Math.ceil(Date.now() / 1000) * 1000 + 1000)
+  box.faults.next({ kind: 'status', status: 429, retryAfter: date, when: writes })
+  await send([{ id: 2 }])
+  expect(box.requests.findLast(writes)!.time.getTime()).toBeGreaterThanOrEqual(date.getTime() - 10)
+  expect(rows()).toEqual([['id'], [1], [2]])
 })
 
 test('a refused batch is split until the bad row stands alone', async () => {
@@ -729,12 +744,15 @@ test('a server that is not there leaves the rows pending', async () => {
 })
 
 test('a server that goes away before the write leaves nothing unknown', async () => {
-  book({ People: [] })
-  const { port, close } = await between(box.url)
-  const { insert } = handlers({ endpoint: `http://127.0.0.1:${port}` })
-  await insert([{ id: 1 }])
-  await close()
-  await expect(insert([{ id: 2 }])).rejects.toThrow('google-sheets: ECONNREFUSED from values.batchGet')
+  book({ People: [['id']] })
+  const away = await between(box.url, (body) => {
+    if (body['valueRanges']?.length === 2) void away.close()
+    return body
+  })
+  await expect(handlers({ endpoint: `http://127.0.0.1:${away.port}` }).insert([{ id: 2 }])).rejects.toThrow(
+    RetryableError,
+  )
+  expect(box.requests.filter(writes)).toEqual([])
 })
 
 test('an error tells neither a token nor a row', async () => {
@@ -842,6 +860,37 @@ describe.each(inputs)('with %s', (input) => {
       .toBe(0)
     expect(rows()).toEqual([['text'], ...records.map(() => ['same'])])
   })
+})
+
+test.each(inputs)('an append sent again after it arrived adds nothing (%s)', async (input) => {
+  book({ People: [['text']] })
+  const { insert } = handlers({ input })
+  const batch = [{ text: 'same' }, { text: 'same' }]
+  const isLast = (request: ApiRequest) => writes(request) && bodyOf(request).includes('same')
+  box.faults.next({ kind: 'cut', applied: true, when: isLast })
+  await expect(insert(batch, { idempotencyKey: 'a' })).rejects.toThrow('is not known')
+  expect(await insert(batch, { idempotencyKey: 'a', attempt: 2 })).toEqual([])
+  await insert([{ text: 'same' }], { idempotencyKey: 'b' })
+  expect(rows()).toEqual([['text'], ['same'], ['same'], ['same']])
+})
+
+test('an append that lands while its retry looks is seen', async () => {
+  book({ People: [['text']] })
+  let landing: Promise<unknown> | undefined
+  const { port, close } = await between(box.url, async (body) => {
+    const [lost] = box.requests.filter(writes)
+    if (body['sheets'] && lost) landing ??= handChange(...(lost.body as { requests: object[] }).requests)
+    await landing
+    return body
+  })
+  const { insert } = handlers({ endpoint: `http://127.0.0.1:${port}` })
+  box.faults.next({ kind: 'cut', when: writes })
+  const batch = [{ text: 'same' }, { text: 'same' }]
+  await expect(insert(batch, { idempotencyKey: 'a' })).rejects.toThrow('is not known')
+  expect(await insert(batch, { idempotencyKey: 'a', attempt: 2 })).toEqual([])
+  expect(rows()).toEqual([['text'], ['same'], ['same']])
+  expect(landing).toBeDefined()
+  await close()
 })
 
 test('rows of an unanswered append are kept free until it is known whether they came', async () => {
@@ -1103,6 +1152,8 @@ test('replace makes the tab, grows it, and keeps to a write a second', async () 
 
 type Handled = { readonly record: AnyRow; readonly reason: string }
 
+let calls = 0
+
 /** The destination's handlers, called as the engine calls them but for what a test wants otherwise. */
 function handlers(options: Partial<GoogleSheetsOptions> = {}) {
   const definition: Definition = definitionOf(people(options), 'test')
@@ -1113,7 +1164,6 @@ function handlers(options: Partial<GoogleSheetsOptions> = {}) {
     folder: state,
     env: {},
   })
-  let calls = 0
   const context = async (operation: string, records: readonly AnyRow[], over: object) => ({
     config: await config,
     idempotencyKey: `call ${calls++}`,
@@ -1159,20 +1209,20 @@ function handlers(options: Partial<GoogleSheetsOptions> = {}) {
 }
 
 /** A server in front of the sandbox that changes its answers, and can go away. */
-async function between(target: string, change: (body: AnyRow) => AnyRow = (body) => body) {
+async function between(target: string, change: (body: AnyRow) => AnyRow | Promise<AnyRow>) {
   const server = createServer(async (message, response) => {
     const chunks: Buffer[] = []
     for await (const chunk of message) chunks.push(chunk)
     const { authorization = '', 'content-type': type = 'application/json' } = message.headers
-    const answer = await fetch(target + message.url, {
-      method: message.method!,
-      headers: { authorization, 'content-type': type },
-      ...(chunks.length > 0 && { body: Buffer.concat(chunks) }),
-    })
-    const body = change((await answer.json()) as AnyRow)
-    response
-      .writeHead(answer.status, { 'content-type': 'application/json', connection: 'close' })
-      .end(JSON.stringify(body))
+    const headers = { authorization, 'content-type': type }
+    const sent = chunks.length > 0 && { body: Buffer.concat(chunks) }
+    const answer = await fetch(target + message.url, { method: message.method!, headers, ...sent }).catch(
+      () => undefined,
+    )
+    if (!answer) return void response.destroy() // cut there, cut here
+    const body = await change((await answer.json()) as AnyRow)
+    response.writeHead(answer.status, { 'content-type': 'application/json', connection: 'close' })
+    response.end(JSON.stringify(body))
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   return {

@@ -99,8 +99,29 @@ describe('values', () => {
   })
 
   it('are null when null, in every type', async () => {
-    const types = ['boolean', 'integer', 'bigint', 'hugeint', 'double', 'decimal(9,2)', 'varchar', 'blob', 'date', 'timestamp']
-    types.push('timestamptz', 'time', 'interval', 'uuid', "enum('a')", 'json', 'integer[]', 'integer[2]', 'struct(a int)')
+    const types = [
+      'boolean',
+      'integer',
+      'bigint',
+      'hugeint',
+      'double',
+      'decimal(9,2)',
+      'varchar',
+      'blob',
+      'date',
+      'timestamp',
+    ]
+    types.push(
+      'timestamptz',
+      'time',
+      'interval',
+      'uuid',
+      "enum('a')",
+      'json',
+      'integer[]',
+      'integer[2]',
+      'struct(a int)',
+    )
     types.push('map(varchar, int)', 'union(a int)', 'bignum', 'float', 'bit', 'timetz')
     const row = await readOne(duckdb({ query: `select ${types.map((type, i) => `null::${type} as c${i}`)}` }))
     expect(row).toStrictEqual(Object.fromEntries(types.map((_, i) => [`c${i}`, null])))
@@ -133,10 +154,17 @@ describe('values', () => {
   })
 
   it('are parsed json, in which large integers stay exact', async () => {
-    const text = '{"id": 12345678901234567890, "neg": -9007199254740993, "in": ["12345678901234567890", 1.5e3, 0.1], "$": 1, "t": "\\"9999999999999999,1\\""}'
+    const text =
+      '{"id": 12345678901234567890, "neg": -9007199254740993, "in": ["12345678901234567890", 1.5e3, 0.1], "$": 1, "t": "\\"9999999999999999,1\\""}'
     const row = await readOne(duckdb({ query: `select '${text}'::json as j, 'null'::json as n, '"x"'::json as s` }))
     expect(row).toStrictEqual({
-      j: { id: 12345678901234567890n, neg: -9007199254740993n, in: ['12345678901234567890', 1500, 0.1], $: 1, t: '"9999999999999999,1"' },
+      j: {
+        id: 12345678901234567890n,
+        neg: -9007199254740993n,
+        in: ['12345678901234567890', 1500, 0.1],
+        $: 1,
+        t: '"9999999999999999,1"',
+      },
       n: null,
       s: 'x',
     })
@@ -181,7 +209,10 @@ describe('values', () => {
 
 describe('a read', () => {
   it('gives rows of a database file, and tells their columns', async () => {
-    const path = await database('orders.db', `create table orders as select 1 as id, 9.90::decimal(5,2) as total, '[]'::json as lines`)
+    const path = await database(
+      'orders.db',
+      `create table orders as select 1 as id, 9.90::decimal(5,2) as total, '[]'::json as lines`,
+    )
     const { rows, columns } = await readAll(duckdb({ path, query: 'from orders' }))
     expect(rows).toEqual([{ id: 1, total: '9.90', lines: [] }])
     expect(columns).toEqual([
@@ -199,7 +230,10 @@ describe('a read', () => {
   it.each(['parquet', 'csv', 'json'])('reads %s files without a database', async (format) => {
     const file = join(folder, `people.${format}`)
     await database(`${format}.db`, `copy (select 1 as id, 'Ada' as name) to '${file}'`)
-    expect(Object.values((await readAll(duckdb({ query: `from '${file}'` }))).rows[0]!).map(String)).toEqual(['1', 'Ada'])
+    expect(Object.values((await readAll(duckdb({ query: `from '${file}'` }))).rows[0]!).map(String)).toEqual([
+      '1',
+      'Ada',
+    ])
   })
 
   it('tells the columns of a result without rows', async () => {
@@ -220,7 +254,11 @@ describe('a read', () => {
 
   it('has a column of any name', async () => {
     const row = await readOne(duckdb({ query: `select 1 as "__proto__", 2 as "constructor", 3 as "a ""b"""` }))
-    expect(Object.entries(row)).toEqual([['__proto__', 1], ['constructor', 2], ['a "b"', 3]])
+    expect(Object.entries(row)).toEqual([
+      ['__proto__', 1],
+      ['constructor', 2],
+      ['a "b"', 3],
+    ])
   })
 
   it('ends the query with a comment or a semicolon without harm', async () => {
@@ -231,18 +269,26 @@ describe('a read', () => {
   it('runs in UTC and shifts nothing, whatever the time zone of the machine', async () => {
     const query = `select timestamp '2026-03-08 02:30:00' as gap, date '2026-03-08' as day, timestamptz '2026-03-08 07:30:00Z' as at,
       (timestamptz '2026-03-08 20:00:00Z')::date as day_of`
-    for (const [TZ, minutes] of [['America/New_York', 300], ['Asia/Kolkata', -330]] as const) {
+    for (const [TZ, minutes] of [
+      ['America/New_York', 300],
+      ['Asia/Kolkata', -330],
+    ] as const) {
       const { last, offset } = await readInChild('duckdb', { query }, { TZ })
       expect(offset).toBe(minutes)
-      expect(last).toEqual({ gap: '2026-03-08T02:30:00', day: '2026-03-08', at: '2026-03-08T07:30:00.000Z', day_of: '2026-03-08' })
+      expect(last).toEqual({
+        gap: '2026-03-08T02:30:00',
+        day: '2026-03-08',
+        at: '2026-03-08T07:30:00.000Z',
+        day_of: '2026-03-08',
+      })
     }
   })
 
   it('stays in little memory, however much there is', async () => {
-    const query = `select i::int as i, repeat('x', 1000) || i as text from range(700000) as r(i)`
+    const query = `select i::int as i, repeat('x', 1000) || i as text from range(1000000) as r(i)`
     const { count, megabytes } = await readInChild('duckdb', { query })
-    expect(count).toBe(700_000)
-    expect(megabytes).toBeLessThan(350)
+    expect(count).toBe(1_000_000)
+    expect(megabytes).toBeLessThan(500)
   })
 
   it('leaves no folder of temporary files', async () => {
@@ -273,9 +319,24 @@ describe('a read with a cursor', () => {
     ['date', "date '2026-01-31'", '2026-01-31', '2026-02-01'],
     ['date by a Date', "date '2026-01-31'", new Date('2026-01-31T00:00:00Z'), new Date('2026-02-01T00:00:00Z')],
     ['timestamp', "timestamp '2026-03-08 02:30:00.123456'", '2026-03-08T02:30:00.123456', '2026-03-08T02:30:00.123457'],
-    ['instant', "timestamptz '2026-03-08 02:30:00.123456Z'", Instant.of('2026-03-08T02:30:00.123456Z'), Instant.of('2026-03-08T02:30:00.123457Z')],
-    ['late instant', "timestamptz '10000-01-01 00:00:00Z'", new Date('+010000-01-01T00:00:00Z'), new Date('+010000-01-01T00:00:01Z')],
-    ['uuid', "'5f2b9c1e-0000-4000-8000-00000000000a'::uuid", '5f2b9c1e-0000-4000-8000-00000000000a', '5f2b9c1e-0000-4000-8000-00000000000b'],
+    [
+      'instant',
+      "timestamptz '2026-03-08 02:30:00.123456Z'",
+      Instant.of('2026-03-08T02:30:00.123456Z'),
+      Instant.of('2026-03-08T02:30:00.123457Z'),
+    ],
+    [
+      'late instant',
+      "timestamptz '10000-01-01 00:00:00Z'",
+      new Date('+010000-01-01T00:00:00Z'),
+      new Date('+010000-01-01T00:00:01Z'),
+    ],
+    [
+      'uuid',
+      "'5f2b9c1e-0000-4000-8000-00000000000a'::uuid",
+      '5f2b9c1e-0000-4000-8000-00000000000a',
+      '5f2b9c1e-0000-4000-8000-00000000000b',
+    ],
   ])('compares a %s as what it is', async (_, value, since, after) => {
     const source = duckdb({ query: `select ${value} as c` })
     expect((await readAll(source, { cursor: 'c', since })).rows).toHaveLength(1)
@@ -283,7 +344,9 @@ describe('a read with a cursor', () => {
   })
 
   it('takes back the value that it gave, to the microsecond', async () => {
-    const source = duckdb({ query: `select timestamptz '2026-01-01 00:00:00Z' + to_microseconds(i) as at from range(10) as r(i)` })
+    const source = duckdb({
+      query: `select timestamptz '2026-01-01 00:00:00Z' + to_microseconds(i) as at from range(10) as r(i)`,
+    })
     const { rows } = await readAll(source, { cursor: 'at' })
     const { rows: rest } = await readAll(source, { cursor: 'at', since: rows[4]!['at'] })
     expect(rest).toEqual(rows.slice(4))
@@ -371,16 +434,28 @@ describe('an error', () => {
     expect(message).toBe(`duckdb: CSV Error on Line: 30002: ${file}: Error when converting column "id"`)
 
     writeFileSync(file, ['id,name', ...lines, '7,"ada\nlovelace",secret'].join('\n'))
-    const second = await failing({ query: `from read_csv('${file}', sample_size = 100)` })
+    const second = await failing({ query: `from read_csv('${file}', sample_size = 100, quote = '"')` })
     expect(second.message).toBe(`duckdb: CSV Error on Line: 30002: ${file}: Expected Number of Columns: 2 Found: 3`)
   })
 
   it.each([
-    [`select s::int as i from (values ('hush hush')) as t(s)`, "Conversion Error: Could not convert string … to INT32"],
-    [`select s::date as d from (values ('hush "quoted" hush')) as t(s)`, /^duckdb: Conversion Error: invalid date field format: …/],
-    [`select i::tinyint as i from (values (4711)) as t(i)`, /Type INT32 with value … can.t be cast/],
-    [`select i + 1::int as i from (values (2147483647::int)) as t(i)`, 'Out of Range Error: Overflow in addition of INT32 …!'],
-    [`select s::json as j from (values ('{hush')) as t(s)`, /^duckdb: Conversion Error: Malformed JSON at byte 1 of input: unexpected character. {2}Input: …$/],
+    [`select s::int as i from (values ('hush hush')) as t(s)`, 'Conversion Error: Could not convert string … to INT32'],
+    [
+      `select s::date as d from (values ('hush "quoted" hush')) as t(s)`,
+      /^duckdb: Conversion Error: invalid date field format: …/,
+    ],
+    [
+      `select i::tinyint as i from (values (4711)) as t(i)`,
+      /Type INT32 with value … can't be cast because the value is out of range/,
+    ],
+    [
+      `select i + 1::int as i from (values (2147483647::int)) as t(i)`,
+      'Out of Range Error: Overflow in addition of INT32 …!',
+    ],
+    [
+      `select s::json as j from (values ('{hush')) as t(s)`,
+      /^duckdb: Conversion Error: Malformed JSON at byte 1 of input: unexpected character. {2}Input: … when casting/,
+    ],
   ])('does not quote values: %s', async (query, expected) => {
     const { message } = await failing({ query })
     expect(message).toMatch(expected)
@@ -388,9 +463,15 @@ describe('an error', () => {
   })
 
   it('of a query says where it is wrong', async () => {
-    expect((await failing({ query: 'selec 1' })).message).toMatch(/^duckdb: Parser Error: syntax error at or near "selec"\n\nLINE 1: selec 1/)
-    expect((await failing({ query: 'from nowhere' })).message).toMatch(/^duckdb: Catalog Error: Table with name nowhere does not exist!/)
-    expect((await failing({ query: "from 'nowhere.parquet'" })).message).toMatch('No files found that match the pattern "nowhere.parquet"')
+    expect((await failing({ query: 'selec 1' })).message).toMatch(
+      /^duckdb: Parser Error: syntax error at or near "selec"\n\nLINE 1: selec 1/,
+    )
+    expect((await failing({ query: 'from nowhere' })).message).toMatch(
+      /^duckdb: Catalog Error: Table with name nowhere does not exist!/,
+    )
+    expect((await failing({ query: "from 'nowhere.parquet'" })).message).toMatch(
+      'No files found that match the pattern "nowhere.parquet"',
+    )
   })
 
   it('says that a source only reads', async () => {
@@ -414,7 +495,9 @@ describe('an error', () => {
   it('says who has the file open for writing', async () => {
     const path = await database('busy.db', 'create table t as select 1 as id')
     const program = `import { DuckDBInstance } from '@duckdb/node-api'; const db = await DuckDBInstance.create(${JSON.stringify(path)}); console.log('open'); setInterval(() => db, 1e6)`
-    const writer = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const writer = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
     await once(writer.stdout, 'data')
     const { message } = await failing({ path, query: 'from t' })
     expect(message).toMatch(`duckdb: ${path} is open for writing in `)
@@ -436,7 +519,9 @@ describe('an error', () => {
     )
     const foreign = join(folder, 'foreign.db')
     writeFileSync(foreign, 'x'.repeat(10_000))
-    expect((await failing({ path: foreign, query: 'select 1 as id' })).message).toMatch(/^duckdb: cannot open .*not a valid DuckDB database file/)
+    expect((await failing({ path: foreign, query: 'select 1 as id' })).message).toMatch(
+      /^duckdb: cannot open .*not a valid DuckDB database file/,
+    )
   })
 
   it('of an empty query comes when the source is made', () => {

@@ -40,9 +40,10 @@ export async function readInChild(
   source: 'postgres' | 'duckdb',
   options: object,
   env: Record<string, string> = {},
+  checkout = fileURLToPath(new URL('../..', import.meta.url)),
 ): Promise<{ count: number; last: AnyRow; offset: number; megabytes: number }> {
-  const child = fileURLToPath(new URL('child.ts', import.meta.url))
-  const args = ['--import', 'jiti/register', child, source, JSON.stringify(options)]
-  const { stdout } = await promisify(execFile)(process.execPath, args, { env: { ...process.env, ...env } })
+  const args = ['--import', 'jiti/register', 'test/sources/child.ts', source, JSON.stringify(options)]
+  const settings = { cwd: checkout, env: { ...process.env, ...env } }
+  const { stdout } = await promisify(execFile)(process.execPath, args, settings)
   return JSON.parse(stdout)
 }

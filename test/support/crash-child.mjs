@@ -30,11 +30,13 @@ const sources = {
   cursor: ({ since = 0 }) => inPieces(all.filter(({ at }) => at >= since)),
 }
 
-const post = (path) => (batch, { http, idempotencyKey }) =>
-  http.post(`${url}/${path}`, {
-    headers: { 'idempotency-key': idempotencyKey, launch: String(launch) },
-    json: batch.map(({ id }) => id),
-  })
+const post =
+  (path) =>
+  (batch, { http, idempotencyKey }) =>
+    http.post(`${url}/${path}`, {
+      headers: { 'idempotency-key': idempotencyKey, launch: String(launch) },
+      json: batch.map(({ id }) => id),
+    })
 
 const options = {
   name: 'receiver',

@@ -86,6 +86,7 @@ async function ownerOf(home: string): Promise<Owner> {
 async function initialise(home: string, owner: Owner): Promise<void> {
   const file = join(home, 'password')
   await writeFile(file, password)
+  await chmod(file, 0o644)
   const options = [
     '--username=postgres',
     `--pwfile=${file}`,

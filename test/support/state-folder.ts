@@ -17,27 +17,44 @@ export interface BatchRow {
   readonly id: number
   readonly state: 'sent' | 'settled' | 'unknown'
   readonly ranges: readonly (readonly [first: number, count: number])[]
+  readonly rows: number
   readonly attempt: number
   readonly key: string
 }
 
+type StoredBatch = Omit<BatchRow, 'ranges'> & { readonly ranges: string }
+
 /** The ledger as another process sees it: what is committed, and nothing else. */
-export function openLedger(folder: string): { batches(): BatchRow[]; close(): void } {
+export interface Ledger {
+  batches(): BatchRow[]
+  /** The batch under this idempotency key. */
+  batch(key: string): BatchRow | undefined
+  /** The latest run, and what it told when it ended. */
+  lastRun(): { readonly status: string; readonly summary: unknown } | undefined
+  close(): void
+}
+
+export function openLedger(folder: string): Ledger {
   const sqlite = new Sqlite(join(folder, 'state.db'))
-  const query = sqlite.prepare('select id, state, ranges, attempt, idempotency_key as key from batch order by id')
+  const batch = 'select id, state, ranges, rows, attempt, idempotency_key as key from batch'
+  const batches = sqlite.prepare(`${batch} order by id`)
+  const byKey = sqlite.prepare(`${batch} where idempotency_key = ?`)
+  const runs = sqlite.prepare('select status, summary from run order by rowid desc limit 1')
+  const read = ({ ranges, ...row }: StoredBatch): BatchRow => ({ ...row, ranges: JSON.parse(ranges) })
   return {
-    batches: () =>
-      (query.all() as (Omit<BatchRow, 'ranges'> & { ranges: string })[]).map((row) => ({
-        ...row,
-        ranges: JSON.parse(row.ranges) as BatchRow['ranges'],
-      })),
+    batches: () => (batches.all() as StoredBatch[]).map(read),
+    batch: (key) => (byKey.all(key) as StoredBatch[]).map(read)[0],
+    lastRun: () => {
+      const run = runs.get() as { status: string; summary: string | null } | undefined
+      return run && { status: run.status, summary: run.summary === null ? undefined : JSON.parse(run.summary) }
+    },
     close: () => sqlite.close(),
   }
 }
 
-/** The batches whose outcome a killed process left open, read from a copy: what it left behind stays as it is. */
-export function openBatches(folder: string): BatchRow[] {
-  if (!existsSync(join(folder, 'state.db'))) return []
+/** Reads what a killed process left behind, from a copy: opening a database repairs it, which is the next run's part. */
+export function afterDeath<T>(folder: string, read: (ledger: Ledger) => T): T | undefined {
+  if (!existsSync(join(folder, 'state.db'))) return undefined
   const copy = mkdtempSync(join(tmpdir(), 'spillway-copy-'))
   for (const file of ['state.db', 'state.db-wal']) {
     if (existsSync(join(folder, file))) copyFileSync(join(folder, file), join(copy, file))
@@ -45,12 +62,12 @@ export function openBatches(folder: string): BatchRow[] {
   try {
     const ledger = openLedger(copy)
     try {
-      return ledger.batches().filter(({ state }) => state !== 'settled')
+      return read(ledger)
     } finally {
       ledger.close()
     }
   } catch (error) {
-    if ((error as Error).message.includes('no such table')) return [] // killed before there was a schema
+    if ((error as Error).message.includes('no such table')) return undefined // killed before there was a schema
     throw error
   } finally {
     rmSync(copy, { recursive: true, force: true })

@@ -1,0 +1,40 @@
+// What a newcomer does first, in plain JavaScript, in a project that has nothing but the package.
+
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { destination, sync } from 'spillway'
+import { googleSheets } from 'spillway/destinations/google-sheets'
+import { sandbox } from 'spillway/sandbox'
+import { duckdb } from 'spillway/sources/duckdb'
+import { postgres } from 'spillway/sources/postgres'
+
+function* people() {
+  yield { id: 1, email: 'ada@example.com' }
+  yield { id: 2, email: 'grace@example.com' }
+}
+const seen = []
+const print = destination(100)((rows) => {
+  console.table(rows)
+  seen.push(...rows)
+})
+const run = await sync({ name: 'people', from: people, to: print }).run()
+assert.deepEqual(seen, [...people()])
+assert.equal(run.delivered, 2)
+assert.ok(existsSync('.spillway/state.db'))
+
+const { rows, delivered } = await sync({
+  name: 'range',
+  from: duckdb({ query: 'select range as id from range(3)' }),
+  to: print,
+  key: 'id',
+}).run()
+assert.deepEqual([rows, delivered], [3, 3])
+
+// what is not installed is named, with the command that installs it
+const table = postgres({ url: 'postgres://localhost/none', table: 'none' })
+await assert.rejects(sync({ name: 'table', from: table, to: print }).run(), /npm install pg pg-cursor/)
+const sheet = googleSheets({ spreadsheet: 'none', tab: 'none', token: 'none' })
+await assert.rejects(sync({ name: 'sheet', from: people, to: sheet }).run(), /npm install @googleapis\/sheets/)
+
+assert.equal(typeof sandbox, 'function')
+console.log('the package works where it is installed')

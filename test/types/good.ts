@@ -1,0 +1,311 @@
+// Programs that must compile, against the built package, without an annotation that is not written here.
+
+import {
+  type Context,
+  type DeadLetter,
+  destination,
+  FatalError,
+  type Injected,
+  type Outcome,
+  type Progress,
+  type Receipt,
+  RejectedError,
+  RetryableError,
+  type Run,
+  receipt,
+  reject,
+  retry,
+  runAll,
+  type Sync,
+  secret,
+  source,
+  sync,
+  type Unknown,
+  unknown,
+} from 'spillway'
+import { googleSheets } from 'spillway/destinations/google-sheets'
+import { duckdb } from 'spillway/sources/duckdb'
+import { postgres } from 'spillway/sources/postgres'
+import { z } from 'zod'
+import { type Anomaly, Contact, chat, crm, crmObjects, type Lead, LeadSchema, type Signup, table } from './shared.js'
+
+declare const leads: Lead[]
+
+// the first screen
+function* people() {
+  yield { id: 1, email: 'a@b.c' }
+  yield { id: 2, email: 'c@d.e' }
+}
+const print = destination(100)((rows) => console.table(rows))
+await sync({ name: 'people', from: people, to: print }).run()
+
+// an annotated function, rows of an interface
+const notify = destination(10)(async (batch: Lead[], { http, idempotencyKey }) => {
+  const headers = { 'idempotency-key': idempotencyKey }
+  await http.post('https://x.test', { json: batch.map((lead) => lead.email), headers })
+})
+await sync({ name: 'leads', from: leads, to: notify, key: 'id', mode: 'upsert' }).run()
+
+// one source, two destinations, each with its map; an option that is a match field types the record
+const scored = duckdb<Lead>({ path: 'lake.db', query: 'from scored' })
+const toContacts = sync({
+  name: 'leads-contacts',
+  from: scored,
+  map: (lead) => ({ email: lead.email, lead_score: lead.score }),
+  to: crmObjects({ object: 'contacts', match: 'email', token: secret('CRM_TOKEN') }),
+  key: 'id',
+  mode: 'upsert',
+})
+const toLeads = sync({
+  name: 'leads-leads',
+  from: scored,
+  map: (lead) => ({ Email__c: lead.email, Score__c: lead.score }),
+  to: crmObjects({ object: 'Lead', match: 'Email__c' }),
+  key: 'id',
+  mode: 'update',
+  cursor: 'scored_at',
+})
+const [a, b] = await runAll([toContacts, toLeads], { signal: AbortSignal.timeout(60_000) })
+console.log(a.delivered + b.unknown)
+
+// a function around destination(): the use is its parameter, the config is passed on or injected
+declare function anomalies(): AsyncGenerator<Anomaly>
+await sync({
+  name: 'anomalies',
+  from: anomalies,
+  map: (anomaly) => ({ text: `${anomaly.metric} is ${anomaly.value}, expected ${anomaly.expected}` }),
+  to: chat({ channel: '#alerts', token: process.env['CHAT_TOKEN'] }),
+  key: 'id',
+  mode: 'insert',
+}).run({ deadline: new Date() })
+
+// a table to a sheet
+const orders = postgres<{ id: number; total: string; paid_on: string }>({
+  url: secret('DATABASE_URL'),
+  table: 'orders',
+})
+const toSheet = sync({
+  name: 'orders',
+  from: orders,
+  to: googleSheets({ spreadsheet: '1AbC', tab: 'Orders', token: secret('GOOGLE_TOKEN') }),
+  key: 'id',
+  mode: 'upsert',
+})
+await toSheet.run()
+
+// the columns of the records
+declare const sheets: { get(range: string): Promise<string[][]>; append(values: unknown[][]): Promise<void> }
+const mySheet = destination(100)(async (rows, { table }) => {
+  const [header = []] = await sheets.get('Data!1:1')
+  const columns = [...new Set([...header, ...table.columns.map((column) => column.name)])]
+  await sheets.append(rows.map((row) => columns.map((column) => row[column] ?? '')))
+})
+await sync({ name: 'seed', from: orders, to: mySheet, key: 'id' }).run()
+
+// a schema for the row, one for the record, one for the config
+const contacts = sync({
+  name: 'contacts',
+  from: postgres({ url: secret('DATABASE_URL'), query: 'select * from scored_users', record: LeadSchema }),
+  map: (user) => ({ email: user.email, score: user.score }),
+  to: crm({ url: 'https://crm.test', token: secret('CRM_TOKEN') }),
+  key: 'id',
+  mode: 'mirror',
+})
+await contacts.run({ signal: AbortSignal.timeout(1000) })
+
+// dead letters know the row and the record; the record is missing where `map` is what failed
+for await (const letter of contacts.deadLetters((one) => one.row.score > 0.5)) {
+  console.log(letter.row.scored_at.getTime(), letter.record?.email, letter.reason, letter.at.getTime(), letter.attempts)
+}
+await contacts.redrive({ where: (letter) => letter.reason.includes('email') && letter.record?.score === 0 })
+const refused: DeadLetter<Lead, z.input<typeof Contact>>[] = []
+for await (const letter of contacts.deadLetters()) refused.push(letter)
+
+// all config injected; `score` has a default, so map may leave it out; a policy for one sync
+await sync({ name: 'c2', from: leads, to: crm, key: 'id', mode: 'upsert' }).run()
+await sync({
+  name: 'c3',
+  from: leads,
+  map: (lead) => ({ email: lead.email }),
+  to: crm({ token: secret('T') }).with({ rate: '190/10s', batchSize: 50, onUnknown: 'hold', settle: '30s' }),
+  key: ['id', 'email'],
+  mode: 'upsert',
+}).run()
+await sync({ name: 'c4', from: leads, to: crm.with({ concurrency: 'auto', retryFor: '15min' }), key: 'id' }).run()
+
+// a source of one's own, read by several syncs
+declare function received(): AsyncIterable<z.output<typeof Signup>[]>
+const signups = source(received)
+await runAll([
+  sync({
+    name: 'signups-crm',
+    from: signups,
+    map: (signup) => ({ email: signup.email, plan: signup.plan }),
+    to: crmObjects({ object: 'contacts', match: 'email' }),
+    key: 'id',
+    mode: 'upsert',
+  }),
+  sync({ name: 'signups-table', from: signups, to: table({ name: 'signups' }), key: 'id', mode: 'upsert' }),
+  sync({
+    name: 'signups-chat',
+    from: signups,
+    map: (signup) => ({ text: `New: ${signup.email}` }),
+    to: chat({ channel: '#signups' }),
+  }),
+])
+
+// receipts, remoteId, delete without match; every class of error
+const Page = z.object({ title: z.string(), body: z.string() })
+const wiki = destination({ name: 'wiki', record: Page, config: z.object({ token: z.string() }) })({
+  async insert(batch, { http }) {
+    if (batch.length > 100) throw new RejectedError('too many')
+    return Promise.all(
+      batch.map(async (page) => receipt(page, (await http.post<{ id: string }>('https://w.test', { json: page })).id)),
+    )
+  },
+  async delete(batch, { http, remoteId, attempt }) {
+    if (attempt > 3) throw new FatalError('no')
+    if (attempt > 2) throw new RetryableError('busy', { after: '30s' })
+    for (const page of batch) await http.delete(`https://w.test/${remoteId(page)}`)
+  },
+  upsert() {},
+})
+await sync({ name: 'pages', from: [{ id: 1, title: 'a', body: 'b' }], to: wiki, key: 'id', mode: 'mirror' }).run()
+
+// replace, records of any shape
+const file = destination({ name: 'file' })({
+  async replace(batches, { log }) {
+    for await (const rows of batches) log.info(`${rows.length}`)
+  },
+})
+await sync({ name: 'file', from: leads, to: file, mode: 'replace' }).run()
+
+// transforms change the type of the row; a function source with a cursor; arrays of rows; a promise of rows
+const hot = source(leads)
+  .filter((lead) => lead.score > 0.8)
+  .map((lead) => ({ ...lead, tier: 'A' as const }))
+  .enrich(async (rows) => rows.map((row) => ({ ...row, country: 'DE' })), { concurrency: 4 })
+  .flatMap((row) => [row, row])
+  .limit(10)
+await sync({
+  name: 'hot',
+  from: hot,
+  map: (lead) => ({ email: lead.email, tier: lead.tier, country: lead.country }),
+  to: crmObjects({ object: 'contacts', match: 'email' }),
+  key: 'id',
+  mode: 'upsert',
+}).run()
+await sync({
+  name: 'api',
+  from: source(async ({ since, http }) => http.get<Lead[]>(`https://x.test?since=${since}`)),
+  to: crm,
+  key: 'id',
+  mode: 'upsert',
+  cursor: { column: 'scored_at', lag: '10min', from: new Date(0) },
+}).run()
+await sync({
+  name: 'gen',
+  from: source(async function* ({ since }) {
+    yield [{ id: 1, email: 'x', since: String(since) }]
+  }),
+  map: (row) => ({ email: row.email }),
+  to: crm,
+  key: 'id',
+  mode: 'upsert',
+}).run()
+await sync({
+  name: 'inline',
+  from: async ({ since, signal }) => (signal.aborted ? [] : [{ id: 1, email: `${since}` }]),
+  to: crm,
+  key: 'id',
+}).run()
+const inline = sync({
+  name: 'inline-map',
+  from: async function* ({ since }) {
+    yield [{ id: 1, mail: `${since}`, at: 5 }]
+  },
+  map: (row) => ({ email: row.mail }),
+  to: crm,
+  key: ['id', 'mail'],
+  cursor: { column: 'at', lag: 5 },
+})
+for await (const { row, key } of inline.deadLetters()) console.log(row.at.toFixed(), key)
+
+// a plain function as a bundled destination: options closed over, config passed on
+const RoomConfig = z.object({ token: z.string() })
+const room = ({ room, ...config }: { room: string } & Injected<z.input<typeof RoomConfig>>) =>
+  destination({ name: 'room', record: z.object({ text: z.string() }), config: RoomConfig })({
+    async insert(batch, { config, http }) {
+      for (const { text } of batch)
+        await http.post(`https://chat.test/${room}`, { json: { text, token: config.token } })
+    },
+  })(config)
+await sync({ name: 'room', from: leads, map: (lead) => ({ text: lead.email }), to: room({ room: 'a' }) }).run()
+
+// every answer there is, in any iterable
+destination(10)(function* (rows) {
+  for (const row of rows) {
+    if (row['bad']) yield reject(row, 'bad')
+    else if (row['busy']) yield retry(row, { after: '30s' })
+    else if (row['later']) yield retry(row)
+    else if (row['lost']) yield unknown(row)
+    else yield receipt(row, '17')
+  }
+})
+destination(10)((rows) => new Set([reject(rows[0]!, 'one'), retry(rows[1]!)]))
+destination(10)(async (rows): Promise<Outcome[] | undefined> => (rows.length > 0 ? [unknown(rows[0]!)] : undefined))
+
+// verify: those that are there, with or without a receipt, and those of which it cannot tell
+destination({ name: 'verified', record: Contact, match: ['email', 'name'] })({
+  insert() {},
+  async verify(batch, { http }) {
+    const ids = await http.get<Record<string, string | null>>('https://x.test/ids')
+    const found: (Receipt | Unknown)[] = []
+    for (const record of batch) {
+      const id = ids[record.email]
+      if (id) found.push(receipt(record, id))
+      else if (id === null) found.push(unknown(record))
+    }
+    return found
+  },
+  delete(batch) {
+    for (const { email, name } of batch) console.log(email, name?.length)
+  },
+})
+
+// what a destination guarantees, and where it writes to
+const board = destination({
+  name: 'board',
+  config: z.object({ board: z.string(), token: z.string() }),
+  target: (config: { board: string }) => config.board,
+  idempotent: '24h',
+  atomic: false,
+  replaySafe: false,
+  batchBytes: 1_000_000,
+  timeout: '10s',
+})({ insert: (batch: { title: string }[]) => console.log(batch[0]?.title.length) })
+await sync({ name: 'board', from: [{ title: 'a' }], to: board({ board: 'b' }) }).run()
+
+// progress, runs, and a list of syncs of any rows
+const shown: string[] = []
+const onProgress = ({ sync: name, delivered, pending, total }: Progress) =>
+  shown.push(`${name} ${delivered}/${total ?? '?'} ${pending}`)
+const all: Sync[] = [contacts, toSheet, toContacts]
+const runs: Run[] = await runAll(all, { onProgress, allowRejections: true, brokenOff: 'from-start' })
+const open: number = runs.reduce((sum, run) => sum + run.pending + run.resumed.pending + run.resent, 0)
+const status = await contacts.status()
+console.log(open, status.lastRun?.state === 'killed', status.cursor, runs[0]?.status === 'incomplete')
+await contacts.reset()
+
+// the context, by name, in a helper of one's own
+const authorized = ({ config }: Context<{ token: string }>) => ({ authorization: `Bearer ${config.token}` })
+destination({ name: 'helped', config: z.object({ token: z.string() }) })(async (batch, context) => {
+  const response: Response = await context.http('https://x.test', {
+    method: 'PUT',
+    json: batch,
+    headers: authorized(context),
+    query: { page: 2, all: true },
+    timeout: '5s',
+  })
+  context.log.debug('sent', { status: response.status, run: context.run, match: context.match.join() })
+})
