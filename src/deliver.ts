@@ -175,8 +175,7 @@ export class Delivery {
       const parts = await retrying(() => this.#attempt(work), {
         budget: this.#options.destination.policy.retryFor,
         signal: this.#stop,
-        wait: (error, attempt) =>
-          error instanceof Again && !this.#halt ? (error.after ?? fullJitter(attempt)) : undefined,
+        wait: (error, attempt) => (error instanceof Again && !this.#halt ? waitAfter(error, attempt) : undefined),
       })
       if (parts === 'left') return
       left = false
@@ -740,6 +739,12 @@ class LazyTable implements Table {
   get columns(): readonly Column[] {
     return this.#columns()
   }
+}
+
+/** As long as the destination asks for; from the second time on, at least what backoff says: it may ask for 0 for ever. */
+function waitAfter({ after }: Again, attempt: number): number {
+  if (after !== undefined && attempt === 1) return after
+  return Math.max(after ?? 0, fullJitter(attempt))
 }
 
 /** What `verify` answered, if it can be read at all. */

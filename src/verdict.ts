@@ -67,9 +67,9 @@ export function judge(error: unknown, { actor, atomic, writes }: Call, now: numb
       return { kind: 'refused', reason: messageOf(error), error }
     }
   }
-  // a redirect is not followed and will come again: only a person can mend the address
-  const redirected = status !== undefined && status >= 300 && status < 400
-  return { kind: 'unknown', after, pushedBack, bug: redirected || isBug(error), error }
+  // a redirect is not followed and will come again; so will a 2xx that is not JSON, which may well have been applied
+  const misread = status !== undefined && status < 400
+  return { kind: 'unknown', after, pushedBack, bug: misread || isBug(error), error }
 }
 
 /** What a handler's answer says about the rows of its batch. `records` is what it was given. */

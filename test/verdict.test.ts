@@ -81,6 +81,7 @@ describe('what an error proves', () => {
       bug: false,
     })
     expect(judge(http(302), call, 0)).toMatchObject({ kind: 'unknown', bug: true })
+    expect(judge(http(200), call, 0), 'a 2xx that is not JSON').toMatchObject({ kind: 'unknown', bug: true })
   })
 
   it('tells how long to wait, and whether the destination asked for less', () => {

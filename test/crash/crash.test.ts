@@ -200,9 +200,12 @@ function judge(scenario: Scenario, launches: readonly Launch[], receiver: Receiv
 
   // no more is at risk than the lanes hold
   let largest = 0
+  let found: readonly BatchRow[] = []
   for (const { open, batchSize, concurrency } of launches) {
     largest = Math.max(largest, batchSize)
-    const sent = open.filter(({ state }) => state === 'sent')
+    const old = new Set(found.map(({ id, attempt }) => `${id} ${attempt}`))
+    const sent = open.filter(({ id, state, attempt }) => state === 'sent' && !old.has(`${id} ${attempt}`))
+    found = open
     expect(sent.length, told).toBeLessThanOrEqual(concurrency)
     for (const batch of sent) expect(batch.rows, told).toBeLessThanOrEqual(largest)
   }
