@@ -6,6 +6,7 @@ import type { Log } from './log.js'
 import type { In, Out, Schema } from './schema.js'
 import type { AnyRow, Column } from './values.js'
 
+/** A value, now or later. */
 export type MaybePromise<T> = T | PromiseLike<T>
 
 /** What is done to the records of a batch. */
@@ -39,6 +40,7 @@ export interface Receipt {
   readonly record: object
   readonly remoteId: string
 }
+/** What a handler may say about one record. */
 export type Outcome = Rejection | Retry | Unknown | Receipt
 
 /**

@@ -3,6 +3,7 @@ import { ConfigError } from './errors.js'
 /** Milliseconds in each unit that a {@link Duration} or a {@link Rate} may name. */
 const units = { ms: 1, s: 1_000, min: 60_000, h: 3_600_000, d: 86_400_000 } as const
 
+/** Milliseconds, seconds, minutes, hours, days. */
 export type Unit = keyof typeof units
 
 /** A length of time: a number and a unit, `'250ms'`, `'30s'`, `'15min'`, `'1.5h'`, `'7d'`. */

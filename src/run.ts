@@ -56,6 +56,7 @@ export interface Progress {
   readonly total: number | undefined
 }
 
+/** What one run may do differently from the next. */
 export interface RunOptions {
   /** Stops the run at a batch boundary: calls under way end, what is left stays pending. */
   signal?: AbortSignal | undefined
@@ -334,7 +335,9 @@ class Running {
   /** The reads of `append` that are done with, oldest first. */
   finishedReads(): readonly ReadRow[] {
     const state = this.#state
-    if (this.#definition.mode !== 'append') return []
+    // a run that was stopped has not told that an earlier one's read is done: the next run must not take it for unread
+    const over = this.#reader.whole || this.#resumedOnly
+    if (this.#definition.mode !== 'append' || !over) return []
     const free: ReadRow[] = []
     for (const read of state.reads) {
       const { pending, unknown } = tally(state.batches(), read.first, read.first + read.rows)

@@ -29,6 +29,7 @@ type Rows<E> = Iterable<E> | AsyncIterable<E>
 /** Rows, one by one or in arrays; or a function that gives them, which can be read again. */
 export type Readable<E> = Rows<E> | ((read: Read) => MaybePromise<Rows<E>>)
 
+/** The row in what a source yields: an item, or an item of an array. */
 export type RowOf<E> = E extends readonly (infer R)[] ? R : E
 
 const definition: unique symbol = Symbol.for('spillway.source') as never

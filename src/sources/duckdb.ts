@@ -56,8 +56,13 @@ export function duckdb({ path, query, record }: DuckDBOptions & { readonly recor
     ordered: true,
     async *read(reading) {
       const { signal } = reading
+      signal.throwIfAborted()
       const { connection, close } = await open(path)
-      const interrupt = () => connection.interrupt()
+      let again: NodeJS.Timeout | undefined
+      const interrupt = () => {
+        connection.interrupt()
+        again = setInterval(() => connection.interrupt(), 50) // one that comes just before a query begins is not heard
+      }
       signal.addEventListener('abort', interrupt)
       try {
         let before = 0
@@ -71,6 +76,7 @@ export function duckdb({ path, query, record }: DuckDBOptions & { readonly recor
         throw error instanceof SpillwayError ? error : new SourceError(`${actor}: ${reasonIn(error)}`)
       } finally {
         signal.removeEventListener('abort', interrupt)
+        clearInterval(again)
         close()
       }
     },
@@ -112,34 +118,38 @@ async function* chunks(connection: DuckDBConnection, query: string, reading: Rea
   }
 }
 
-async function start(connection: DuckDBConnection, query: string, { cursor, since }: Reading): Promise<DuckDBResult> {
+async function start(connection: DuckDBConnection, query: string, reading: Reading): Promise<DuckDBResult> {
+  const { cursor, since, signal } = reading
   const all = await connection.prepare(query)
   if (all.statementType !== StatementType.SELECT) {
     throw new SourceError(
       `${actor}: the query is no select (but ${StatementType[all.statementType]}); a source only reads`,
     )
   }
-  if (cursor === undefined) return all.stream()
-  if (since === undefined) return (await connection.prepare(windowed(query, cursor, undefined))).stream()
-
-  const names = Array.from({ length: all.columnCount }, (_, index) => all.columnName(index))
-  const index = names.indexOf(cursor)
-  if (index === -1) {
-    throw new SourceError(
-      `${actor}: the query gives no column ${quoted(cursor)} (the cursor); it gives ${names.join(', ')}`,
-    )
+  let prepared = all
+  if (cursor !== undefined) {
+    const names = Array.from({ length: all.columnCount }, (_, index) => all.columnName(index))
+    const index = names.indexOf(cursor)
+    if (index === -1) {
+      throw new SourceError(
+        `${actor}: the query gives no column ${quoted(cursor)} (the cursor); it gives ${names.join(', ')}`,
+      )
+    }
+    const least = since === undefined ? undefined : `cast($1 as ${all.columnType(index)})`
+    prepared = await connection.prepare(windowed(query, cursor, least))
+    if (since !== undefined) prepared.bindVarchar(1, cursorText(since))
   }
-  const window = await connection.prepare(windowed(query, cursor, `cast($1 as ${all.columnType(index)})`))
-  window.bindVarchar(1, cursorText(since))
-  return window.stream()
+  signal.throwIfAborted()
+  return prepared.stream()
 }
 
 /** Ends a result early. One that is not read to its end keeps the file locked against writers, even when all else is closed. */
 async function end(connection: DuckDBConnection, result: DuckDBResult): Promise<void> {
-  connection.interrupt()
   let chunk: DuckDBDataChunk | null
-  do chunk = await result.fetchChunk()
-  while (chunk?.rowCount)
+  do {
+    connection.interrupt()
+    chunk = await result.fetchChunk()
+  } while (chunk?.rowCount)
 }
 
 // ---- errors ----------------------------------------------------------------------------------------------------

@@ -184,7 +184,10 @@ function clientOf(pg: Driver['pg'], url: string, socket: Socket): Client {
 
 async function borrow(pool: PostgresConnections): Promise<Connection> {
   if ('totalCount' in pool) {
-    const client = await (pool as Pool).connect()
+    const { pg } = await driver()
+    const client = await (pool as Pool).connect().catch((error) => {
+      throw explained(error, new pg.Client((pool as Pool).options))
+    })
     // what a pool makes are clients, which its types do not say
     return { client: client as unknown as Client, release: (broken) => client.release(broken) }
   }
@@ -371,6 +374,7 @@ function explained(error: unknown, { host, port, user, database }: Client): unkn
     case '42501':
       return at(`${message} (${code}): grant user ${user} the right to select`)
     case '57014':
+      if (!message?.includes('timeout')) break
       return at(`${message} (${code}): raise \`timeout\`, or make the query faster`)
   }
   // only the server's own errors have a severity

@@ -114,6 +114,7 @@ async function append(history: History, home: string): Promise<void> {
     key: keys === undefined ? undefined : 'key',
   } as const
   let folder = join(home, '0')
+  const ghosts: Promise<unknown>[] = []
   let batchLimit = 0
   let open = { pending: 0, unknown: 0 }
   for (const [index, { batchSize, concurrency, allowRejections, calls, dies, stops }] of runs.entries()) {
@@ -140,6 +141,7 @@ async function append(history: History, home: string): Promise<void> {
     const next = join(home, String(index + 1))
     const died = mortal(sender, dies, () => leftBehind(folder, next))
     const ended = job.run({ signal: stop.signal, allowRejections }).catch((error: unknown) => error)
+    ghosts.push(ended)
     const result = await Promise.race([ended, died])
     if (sender.dead) folder = next
     const after = await sync({ ...common, to, state: folder }).status()
@@ -165,6 +167,7 @@ async function append(history: History, home: string): Promise<void> {
     if (after.lastRun?.state === 'done' || stuck) break
   }
 
+  await Promise.all(ghosts)
   expect(model.complaints).toEqual([])
   const refused = (await collect(sync({ ...common, to: destination(1)(() => {}), state: folder }).deadLetters())).map(
     ({ row }) => row.id,

@@ -399,6 +399,22 @@ describe('the end of a read', () => {
     await expect(read).rejects.toThrow('stop it')
   }, 5_000)
 
+  it('comes soon after an abort at the very moment when the query begins', async () => {
+    const query = `select timestamptz '2026-01-01Z' as at from range(1000000) as a(i), range(1000000) as b(i) where a.i + b.i = -1`
+    for (let attempt = 0; attempt < 20; attempt++) {
+      const controller = new AbortController()
+      /** The last thing that a read asks for before it begins. */
+      class Since extends Date {
+        override toISOString() {
+          process.nextTick(() => controller.abort(new Error('stop it')))
+          return super.toISOString()
+        }
+      }
+      const read = readAll(duckdb({ query }), { signal: controller.signal, cursor: 'at', since: new Since(0) })
+      await expect(read).rejects.toThrow('stop it')
+    }
+  })
+
   it('is at once when the signal was aborted before', async () => {
     const signal = AbortSignal.abort(new Error('never begun'))
     await expect(readAll(duckdb({ query: 'select 1 as id' }), { signal })).rejects.toThrow('never begun')

@@ -547,6 +547,12 @@ describe('an error', () => {
     )
   })
 
+  it('says where nothing listens when the connections are a pool', async () => {
+    const pool = new pg.Pool({ connectionString: 'postgres://u:hush@127.0.0.1:1/d' })
+    expect((await failing({ pool, table: 't' })).message).toMatch(/^postgres: 127.0.0.1:1: nothing listens there/)
+    await pool.end()
+  })
+
   it('says that a host does not exist', async () => {
     const { message } = await failing({ url: 'postgres://u:hush@nowhere.invalid/d', table: 't' })
     expect(message).toMatch(
