@@ -1,4 +1,4 @@
-// All benchmarks, side by side: npm run bench, or npm run bench -- quick
+// All benchmarks, side by side: npm run bench, or only some of them, or with less: npm run bench -- http rate quick
 // What is compared is measured in turns, each time in a process of its own; the figures are medians.
 
 import { execFile, spawn } from 'node:child_process'
@@ -7,16 +7,22 @@ import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
-const quick = process.argv.includes('quick')
+const words = process.argv.slice(2)
+const quick = words.includes('quick')
+const chosen = words.filter((word) => word !== 'quick')
 const rounds = quick ? 1 : 3
 const at = (file) => fileURLToPath(new URL(file, import.meta.url))
 
 console.log(`Node ${process.version}, ${cpus().length} cores, ${quick ? 'one round, small' : `medians of ${rounds}`}`)
 
-await nothing(quick ? 100_000 : 1_000_000, [8, 1])
-await nothing(quick ? 500_000 : 10_000_000, [8])
-await http(quick ? 40_000 : 200_000)
-await rate(quick ? 3 : 10)
+const benchmarks = {
+  million: () => nothing(quick ? 100_000 : 1_000_000, [8, 1]),
+  more: () => nothing(quick ? 500_000 : 10_000_000, [8]),
+  http: () => http(quick ? 40_000 : 200_000),
+  rate: () => rate(quick ? 3 : 10),
+}
+for (const word of chosen) if (!(word in benchmarks)) throw new Error(`no benchmark is called ${word}`)
+for (const [name, run] of Object.entries(benchmarks)) if (chosen.length === 0 || chosen.includes(name)) await run()
 
 /** Rows through the engine to a function that does nothing, beside what they cost without an engine. */
 async function nothing(rows, concurrencies) {

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { type Context, destination, type Outcomes, type Run, sync } from '../../src/index.js'
+import { type Context, type CursorValue, destination, type Outcomes, type Run, sync } from '../../src/index.js'
 import { fakeClock, passTime } from '../support/clock.js'
 import { type Behaviour, type Item, leftBehind, modelDestination, type Sender, timing } from '../support/model.js'
 import { quiet } from '../support/quiet.js'
@@ -13,28 +13,46 @@ import { stateFolder } from '../support/state-folder.js'
 
 const hook = Symbol.for('spillway.checkpoint')
 const soak = process.env['SOAK'] !== undefined
-const settings = { numRuns: soak ? 1_000 : 60, ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }) }
+const settings = (numRuns: number) => ({
+  numRuns: soak ? numRuns * 20 : numRuns,
+  ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }),
+})
 
 interface History {
   readonly rows: number
-  /** How many keys the rows share; undefined: no key. */
+  /** How many keys the rows share; undefined: each row has its own. */
   readonly keys: number | undefined
+  /** Rows that the destination refuses, by id. */
   readonly poison: readonly number[]
   readonly refuses: 'batch' | 'rows'
   readonly unknowns: 'resend' | 'hold' | 'verify' | 'idempotent'
-  readonly runs: readonly {
-    readonly batchSize: number
-    readonly concurrency: number
-    readonly allowRejections: boolean
-    readonly calls: readonly Behaviour[]
-    /** Dies when so many named points have been passed. */
-    readonly dies: number | undefined
-    /** Is told to stop after so many milliseconds. */
-    readonly stops: number | undefined
-  }[]
+  readonly runs: readonly Session[]
 }
 
-const behaviour: fc.Arbitrary<Behaviour> = fc.oneof(
+/** One run, as it is meant to go. */
+interface Session {
+  readonly batchSize: number
+  readonly concurrency: number
+  readonly allowRejections: boolean
+  readonly calls: readonly Behaviour[]
+  /** Its rows are mapped by another function. */
+  readonly remaps: boolean
+  /** Dies when so many named points have been passed. */
+  readonly dies: number | undefined
+  /** Is told to stop after so many milliseconds. */
+  readonly stops: number | undefined
+}
+
+/** What all runs of a history have in common. */
+interface Job {
+  readonly mode: 'append' | 'insert' | 'upsert'
+  readonly key: 'id' | 'key' | undefined
+  readonly cursor: 'id' | undefined
+  /** The source as the n-th run of so many finds it. */
+  rows(run: number, runs: number): readonly Item[]
+}
+
+const behaviours: fc.Arbitrary<Behaviour> = fc.oneof(
   { weight: 4, arbitrary: fc.constant({ kind: 'ok' as const }) },
   fc.record({ kind: fc.constant('busy' as const), after: fc.constantFrom(undefined, 1, 2) }),
   fc.constant({ kind: 'retryable' as const }),
@@ -46,7 +64,7 @@ const behaviour: fc.Arbitrary<Behaviour> = fc.oneof(
       applied: fc.boolean(),
     }),
   },
-  fc.record({ kind: fc.constant('silent' as const), lands: fc.constantFrom(undefined, 0) }),
+  fc.record({ kind: fc.constant('silent' as const), lands: fc.constantFrom(undefined, 0, 200) }),
   fc.constant({ kind: 'late' as const }),
   fc.record({
     kind: fc.constant('partly' as const),
@@ -59,24 +77,36 @@ const behaviour: fc.Arbitrary<Behaviour> = fc.oneof(
   fc.constant({ kind: 'fatal' as const }),
 )
 
-const histories: fc.Arbitrary<History> = fc.record({
-  rows: fc.integer({ min: 0, max: 40 }),
-  keys: fc.constantFrom(undefined, undefined, 3, 12),
-  poison: fc.array(fc.integer({ min: 0, max: 39 }), { maxLength: 3 }),
-  refuses: fc.constantFrom('batch' as const, 'rows' as const),
-  unknowns: fc.constantFrom('resend' as const, 'hold' as const, 'verify' as const, 'idempotent' as const),
-  runs: fc.array(
-    fc.record({
-      batchSize: fc.integer({ min: 1, max: 12 }),
-      concurrency: fc.integer({ min: 1, max: 4 }),
-      allowRejections: fc.boolean(),
-      calls: fc.array(behaviour, { maxLength: 12 }),
-      dies: fc.option(fc.integer({ min: 1, max: 60 }), { nil: undefined }),
-      stops: fc.option(fc.integer({ min: 0, max: 3_000 }), { nil: undefined, freq: 4 }),
-    }),
-    { maxLength: 4 },
-  ),
-})
+const histories = (points: number): fc.Arbitrary<History> =>
+  fc.record({
+    rows: fc.integer({ min: 0, max: 40 }),
+    keys: fc.constantFrom(undefined, undefined, 3, 12),
+    poison: fc.array(fc.integer({ min: 0, max: 39 }), { maxLength: 3 }),
+    refuses: fc.constantFrom('batch' as const, 'rows' as const),
+    unknowns: fc.constantFrom('resend' as const, 'hold' as const, 'verify' as const, 'idempotent' as const),
+    runs: fc.array(
+      fc.record({
+        batchSize: fc.integer({ min: 1, max: 12 }),
+        concurrency: fc.integer({ min: 1, max: 4 }),
+        allowRejections: fc.boolean(),
+        calls: fc.array(behaviours, { maxLength: 12 }),
+        remaps: fc.boolean(),
+        dies: fc.option(fc.integer({ min: 1, max: points }), { nil: undefined }),
+        stops: fc.option(fc.integer({ min: 0, max: 3_000 }), { nil: undefined, freq: 4 }),
+      }),
+      { maxLength: 4 },
+    ),
+  })
+
+const healthy: Session = {
+  batchSize: 4,
+  concurrency: 2,
+  allowRejections: true,
+  calls: [],
+  remaps: false,
+  dies: undefined,
+  stops: undefined,
+}
 
 beforeEach(fakeClock)
 afterEach(() => {
@@ -84,121 +114,219 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
-describe('append, whatever happens', () => {
-  it('every row has exactly one outcome, the numbers add up, the order of each key is kept, and all is delivered in the end', {
-    timeout: 600_000,
-  }, async () => {
+describe('every row has exactly one outcome, the numbers add up, and all is delivered in the end', () => {
+  const check = async (
+    numRuns: number,
+    points: number,
+    history: (history: History, home: string) => Promise<void>,
+  ): Promise<void> => {
     const home = await stateFolder()
     let number = 0
-    if (process.env['HISTORY']) return passTime(append(JSON.parse(process.env['HISTORY']!), home))
-    await fc.assert(
-      fc.asyncProperty(histories, (history) => passTime(append(history, join(home, String(number++))))),
-      settings,
-    )
-  })
+    const one = (given: History) => passTime(history(given, join(home, String(number++))))
+    await fc.assert(fc.asyncProperty(histories(points), one), settings(numRuns))
+  }
+  const timeout = 3_600_000
+
+  it('in append, in the order of each key', { timeout }, () =>
+    check(60, 60, async (history, home) => {
+      const { rows, keys, unknowns, runs } = history
+      const source = rowsOf(rows, keys)
+      const { applied, letters, open, poison } = await play(history, home, {
+        mode: 'append',
+        key: keys === undefined ? undefined : 'key',
+        cursor: undefined,
+        rows: () => source,
+      })
+      const times = counted(applied.map(({ id }) => id))
+      expect(letters.filter((id) => !poison.has(id) || times.has(id))).toEqual([])
+      const missing = source.filter(({ id }) => !times.has(id) && !letters.includes(id))
+      expect(missing.length).toBeLessThanOrEqual(open.pending + open.unknown)
+      // only a refusal after an unanswered attempt, or the wish to hold, leaves a row in doubt, and with it later ones of its key
+      if (unknowns !== 'hold' && poison.size === 0) expect(open.unknown).toBe(0)
+      if (keys === undefined || open.unknown === 0) expect(open.pending).toBe(0)
+      const sameBodies = unknowns === 'idempotent' && !runs.some(({ remaps }) => remaps)
+      if (unknowns === 'hold' || unknowns === 'verify' || sameBodies) expect(repeated(times)).toEqual([])
+      if (keys === undefined) return
+      const latest = new Map<number, number>()
+      for (const { id, key, late } of applied) {
+        if (late) continue // nobody waits for what was given up
+        expect(id).toBeGreaterThanOrEqual(latest.get(key) ?? 0)
+        latest.set(key, id)
+      }
+    }),
+  )
+
+  it('in insert, of a source that shows everything', { timeout }, () =>
+    check(20, 90, async (history, home) => {
+      const { rows, unknowns } = history
+      const source = rowsOf(rows, undefined)
+      const { applied, open, poison } = await play(history, home, {
+        mode: 'insert',
+        key: 'id',
+        cursor: undefined,
+        rows: () => source,
+      })
+      const times = counted(applied.map(({ id }) => id))
+      const missing = source.filter(({ id }) => !times.has(id) && !poison.has(id))
+      expect(missing.length).toBeLessThanOrEqual(open.unknown)
+      expect(open.pending).toBe(0)
+      if (unknowns !== 'hold' && poison.size === 0) expect(open.unknown).toBe(0)
+      if (unknowns === 'hold' || unknowns === 'verify') expect(repeated(times)).toEqual([])
+    }),
+  )
+
+  it('in insert, with a cursor', { timeout }, () =>
+    check(20, 90, async (history, home) => {
+      const { rows, keys, unknowns } = history
+      const source = rowsOf(rows, keys)
+      const { applied, open, poison } = await play(history, home, {
+        mode: 'insert',
+        key: 'key',
+        cursor: 'id',
+        rows: (run, runs) => source.slice(0, Math.ceil((rows * (run + 1)) / runs)),
+      })
+      const times = counted(applied.map(({ key }) => key))
+      const missing = new Set(source.filter(({ key }) => !times.has(key)).map(({ key }) => key))
+      if (poison.size === 0) expect(missing.size).toBeLessThanOrEqual(open.unknown)
+      if (unknowns !== 'hold' && poison.size === 0) expect(open).toEqual({ pending: 0, unknown: 0 })
+      if (unknowns === 'hold' || unknowns === 'verify') expect(repeated(times)).toEqual([])
+    }),
+  )
+
+  it('in upsert, where the destination is the source then', { timeout }, () =>
+    check(20, 90, async (history, home) => {
+      const { applied, open, poison, last } = await play({ ...history, unknowns: 'resend' }, home, {
+        mode: 'upsert',
+        key: 'id',
+        cursor: undefined,
+        rows: (run) => rowsOf(history.rows, undefined, run),
+      })
+      const found = new Map(applied.map(({ id, version }) => [id, version]))
+      expect(open).toEqual({ pending: 0, unknown: 0 })
+      for (const { id } of rowsOf(history.rows, undefined)) if (!poison.has(id)) expect(found.get(id)).toBe(last)
+    }),
+  )
+
+  it('in upsert with a cursor, where the newest row of each key is the one at the destination then', { timeout }, () =>
+    check(20, 90, async (history, home) => {
+      const { rows, keys } = history
+      const source = rowsOf(rows, keys)
+      const { applied, open, poison } = await play({ ...history, unknowns: 'resend' }, home, {
+        mode: 'upsert',
+        key: 'key',
+        cursor: 'id',
+        rows: (run, runs) => source.slice(0, Math.ceil((rows * (run + 1)) / runs)),
+      })
+      expect(open).toEqual({ pending: 0, unknown: 0 })
+      const found = new Map(applied.map(({ key, id }) => [key, id]))
+      const newest = new Map(source.map(({ key, id }) => [key, id]))
+      for (const [key, id] of newest) if (!poison.has(id)) expect(found.get(key)).toBe(id)
+    }),
+  )
 })
 
-async function append(history: History, home: string): Promise<void> {
-  const { rows, keys, unknowns } = history
-  const poison = new Set(history.poison.filter((id) => id < rows))
-  const model = modelDestination({ poison, refuses: history.refuses, honoursKeys: unknowns === 'idempotent' })
-  const source = Array.from({ length: rows }, (_, id): Item => ({ id, key: keys ? id % keys : id, version: 0 }))
-  const healthy = { batchSize: 4, concurrency: 2, allowRejections: true, calls: [], dies: undefined, stops: undefined }
-  const runs = [...history.runs, ...Array.from({ length: 6 }, () => healthy)]
-
-  const common = {
-    name: 'job',
-    from: source,
-    mode: 'append',
-    log: quiet,
-    key: keys === undefined ? undefined : 'key',
-  } as const
-  let folder = join(home, '0')
+/** Plays a history, and then healthy runs until all is done; what must hold after each run is checked on the way. */
+async function play(history: History, home: string, job: Job) {
+  const { unknowns } = history
+  const poison = new Set(history.poison.filter((id) => id < history.rows))
+  const model = modelDestination({
+    poison,
+    refuses: history.refuses,
+    honoursKeys: unknowns === 'idempotent',
+    identify: job.cursor === undefined ? ({ id }) => id : ({ key }) => key,
+  })
+  const sessions = [...history.runs, ...Array.from({ length: 6 }, () => healthy)]
   const ghosts: Promise<unknown>[] = []
+  let folder = join(home, '0')
   let batchLimit = 0
   let open = { pending: 0, unknown: 0 }
-  for (const [index, { batchSize, concurrency, allowRejections, calls, dies, stops }] of runs.entries()) {
-    batchLimit = Math.max(batchLimit, batchSize)
-    const sender: Sender = { dead: false, calls: [...calls], batchLimit }
+  let last = 0
+  for (const [index, session] of sessions.entries()) {
+    last = index
+    batchLimit = Math.max(batchLimit, session.batchSize)
+    const sender: Sender = { diedAt: undefined, calls: [...session.calls], batchLimit }
     const options = {
       name: 'model',
-      batchSize,
-      concurrency,
+      batchSize: session.batchSize,
+      concurrency: session.concurrency,
       timeout: `${timing.timeout}ms`,
       settle: `${timing.settle}ms`,
       retryFor: `${timing.retryFor}ms`,
       idempotent: unknowns === 'idempotent' ? '24h' : undefined,
       onUnknown: unknowns === 'hold' ? 'hold' : 'resend',
     } as const
-    const insert = (batch: Item[], context: Context) => model.write(sender, batch, context)
+    const write = (batch: Item[], context: Context) => model.write(sender, batch, context)
     const verify = (batch: Item[]) => model.verify(sender, batch)
-    const to = unknowns === 'verify' ? destination(options)({ insert, verify }) : destination(options)(insert)
-    const job = sync({ ...common, to, state: folder })
+    const { mode, key, cursor } = job
+    const rows = job.rows(index, history.runs.length + 1)
+    const state = (of: string) =>
+      sync({
+        name: 'job',
+        from: ({ since = -1 }: { since: CursorValue | undefined }) => rows.filter(({ id }) => id >= (since as number)),
+        to: unknowns === 'verify' ? destination(options)({ insert: write, verify }) : destination(options)(write),
+        mode: mode as 'insert',
+        map: session.remaps ? (row: Item) => ({ ...row, key: row.key }) : (row: Item) => row,
+        key: key as 'id',
+        cursor,
+        state: of,
+        log: quiet,
+      })
 
-    const before = await job.status()
+    const before = await state(folder).status()
     const stop = new AbortController()
-    if (stops !== undefined) setTimeout(() => stop.abort(), stops)
+    if (session.stops !== undefined) setTimeout(() => stop.abort(), session.stops)
     const next = join(home, String(index + 1))
-    const died = mortal(sender, dies, () => leftBehind(folder, next))
-    const ended = job.run({ signal: stop.signal, allowRejections }).catch((error: unknown) => error)
+    const died = mortal(sender, session.dies, () => leftBehind(folder, next))
+    const { allowRejections } = session
+    const ended = state(folder)
+      .run({ signal: stop.signal, allowRejections })
+      .catch((error: unknown) => error)
     ghosts.push(ended)
     const result = await Promise.race([ended, died])
-    if (sender.dead) folder = next
-    const after = await sync({ ...common, to, state: folder }).status()
-    open = { pending: after.pending, unknown: after.unknown }
-    if (process.env['HISTORY']) console.log(index, before, result, after)
-    if (sender.dead) {
-      if (after.lastRun?.state === 'done') break
-      continue
-    }
-    const counts = (after.lastRun ?? {}) as Partial<Run>
-    if (result instanceof Error) expect(after.lastRun?.state).toBe('failed')
-    else {
-      const run = result as Run
-      addsUp(run)
-      addsUp(run.resumed)
-      expect(run.resumed.rows).toBe(before.pending + before.unknown)
-      expect(run.status).toBe(open.pending + open.unknown === 0 && !run.reason ? 'done' : 'incomplete')
-    }
-    expect(after.pending).toBe((counts.pending ?? 0) + (counts.resumed?.pending ?? 0))
-    expect(after.unknown).toBe((counts.unknown ?? 0) + (counts.resumed?.unknown ?? 0))
-    // the next run would read the source anew, and send every row a second time
-    const stuck = open.pending === 0 && open.unknown > 0 && (unknowns === 'hold' || poison.size > 0)
-    if (after.lastRun?.state === 'done' || stuck) break
-  }
+    const dead = sender.diedAt !== undefined
+    if (dead) folder = next
 
+    const after = await state(folder).status()
+    const done = after.lastRun?.state === 'done'
+    open = { pending: after.pending, unknown: after.unknown }
+    if (!dead) {
+      if (result instanceof Error) expect(after.lastRun?.state).toBe('failed')
+      else {
+        const run = result as Run
+        addsUp(run)
+        addsUp(run.resumed)
+        expect(run.resumed.rows).toBe(before.pending + before.unknown)
+        expect(run.status).toBe(open.pending + open.unknown === 0 && !run.reason ? 'done' : 'incomplete')
+      }
+      const { pending = 0, unknown = 0, resumed } = (after.lastRun ?? {}) as Partial<Run>
+      expect(open).toEqual({
+        pending: pending + (resumed?.pending ?? 0),
+        unknown: unknown + (resumed?.unknown ?? 0),
+      })
+    }
+    // in append, the next run would read the source anew, and send every row a second time
+    const stuck = !dead && open.pending === 0 && open.unknown > 0 && (unknowns === 'hold' || poison.size > 0)
+    if (job.mode === 'append' ? done || stuck : index > history.runs.length && (done || stuck)) break
+  }
   await Promise.all(ghosts)
   expect(model.complaints).toEqual([])
-  const refused = (await collect(sync({ ...common, to: destination(1)(() => {}), state: folder }).deadLetters())).map(
-    ({ row }) => row.id,
-  )
-  const times = new Map<number, number>()
-  for (const { id } of model.applied) times.set(id, (times.get(id) ?? 0) + 1)
-  // refused rows: each once, none of them applied
-  expect(new Set(refused).size).toBe(refused.length)
-  expect(refused.filter((id) => !poison.has(id) || times.has(id))).toEqual([])
-  const missing = source.filter(({ id }) => !times.has(id) && !refused.includes(id))
-  expect(missing.length).toBeLessThanOrEqual(open.pending + open.unknown)
-  // only a refusal after an unanswered attempt, or the wish to hold, leaves a row in doubt; only a row in doubt keeps others of its key
-  if (unknowns !== 'hold' && poison.size === 0) expect(open.unknown).toBe(0)
-  if (keys === undefined || open.unknown === 0) expect(open.pending).toBe(0)
-  if (unknowns === 'hold' || unknowns === 'verify') expect([...times].filter(([, count]) => count > 1)).toEqual([])
-  if (keys !== undefined) {
-    const latest = new Map<number, number>()
-    for (const { id, key } of model.applied) {
-      expect(id).toBeGreaterThanOrEqual(latest.get(key) ?? 0)
-      latest.set(key, id)
-    }
-  }
+  const ended = sync({ name: 'job', from: [], to: destination(1)(() => {}), mode: 'append', state: folder })
+  const letters = (await collect(ended.deadLetters())).map(({ row }) => (row as Item).id)
+  expect(repeated(counted(letters))).toEqual([])
+  return { applied: model.applied, letters, open, poison, last }
 }
 
-/** Resolves when the process dies: at the n-th named point, its folder as it is then is taken and nothing it does counts any more. */
+function rowsOf(rows: number, keys: number | undefined, version = 0): Item[] {
+  return Array.from({ length: rows }, (_, id) => ({ id, key: keys ? id % keys : id, version }))
+}
+
+/** Resolves when the process dies: at the n-th named point its folder is taken as it is then, and nothing it does counts any more. */
 function mortal(sender: Sender, dies: number | undefined, take: () => void): Promise<void> {
   return new Promise((resolve) => {
     let passed = 0
     Reflect.set(globalThis, hook, () => {
-      if (sender.dead || ++passed !== dies) return
-      sender.dead = true
+      if (sender.diedAt !== undefined || ++passed !== dies) return
+      sender.diedAt = Date.now()
       take()
       resolve()
     })
@@ -206,9 +334,19 @@ function mortal(sender: Sender, dies: number | undefined, take: () => void): Pro
 }
 
 function addsUp({ rows, delivered, unchanged, rejected, pending, unknown, superseded }: Outcomes): void {
-  for (const count of [rows, delivered, unchanged, rejected, pending, unknown, superseded])
-    expect(count).toBeGreaterThanOrEqual(0)
-  expect(delivered + unchanged + rejected + pending + unknown + superseded).toBe(rows)
+  const counts = [delivered, unchanged, rejected, pending, unknown, superseded]
+  expect(Math.min(rows, ...counts)).toBeGreaterThanOrEqual(0)
+  expect(counts.reduce((sum, count) => sum + count)).toBe(rows)
+}
+
+function counted(values: readonly number[]): Map<number, number> {
+  const times = new Map<number, number>()
+  for (const value of values) times.set(value, (times.get(value) ?? 0) + 1)
+  return times
+}
+
+function repeated(times: ReadonlyMap<number, number>): number[] {
+  return [...times].filter(([, count]) => count > 1).map(([value]) => value)
 }
 
 async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {

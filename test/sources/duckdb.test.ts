@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { DuckDBInstance } from '@duckdb/node-api'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import { z } from 'zod'
 import { ConfigError, SourceError } from '../../src/errors.js'
 import { duckdb } from '../../src/sources/duckdb.js'
@@ -185,9 +185,10 @@ describe('values', () => {
       }),
     )
     expect(rows).toHaveLength(20_000)
-    for (const { texts, ...row } of rows) {
-      const [day, us, ns, id, price, real, huge] = texts.map((text: string) => text.replace(/ (?=\d\d:)/, 'T'))
-      expect(row).toStrictEqual({ day, us, ns, id, price, real: Number(real), huge: BigInt(huge) })
+    for (const { texts, real, ...row } of rows) {
+      const [day, us, ns, id, price, float, huge] = texts.map((text: string) => text.replace(/ (?=\d\d:)/, 'T'))
+      expect(row).toStrictEqual({ day, us, ns, id, price, huge: BigInt(huge) })
+      expect(Math.fround(real)).toBe(Math.fround(float)) // DuckDB does not always write the shortest of the texts of a float
     }
   })
 
@@ -400,18 +401,17 @@ describe('the end of a read', () => {
   }, 5_000)
 
   it('comes soon after an abort at the very moment when the query begins', async () => {
-    const query = `select timestamptz '2026-01-01Z' as at from range(1000000) as a(i), range(1000000) as b(i) where a.i + b.i = -1`
-    for (let attempt = 0; attempt < 20; attempt++) {
+    const query = 'select count(*) as n from range(1000000) as a(i), range(1000000) as b(i) where a.i + b.i = -1'
+    for (let attempt = 0; attempt < 100; attempt++) {
       const controller = new AbortController()
-      /** The last thing that a read asks for before it begins. */
-      class Since extends Date {
-        override toISOString() {
-          process.nextTick(() => controller.abort(new Error('stop it')))
-          return super.toISOString()
-        }
-      }
-      const read = readAll(duckdb({ query }), { signal: controller.signal, cursor: 'at', since: new Since(0) })
-      await expect(read).rejects.toThrow('stop it')
+      const { signal } = controller
+      let looks = 0
+      // the second look at the signal is the last thing before the query begins
+      vi.spyOn(signal, 'throwIfAborted').mockImplementation(() => {
+        if (++looks === 2) queueMicrotask(() => controller.abort(new Error('stop it')))
+        if (signal.aborted) throw signal.reason
+      })
+      await expect(readAll(duckdb({ query }), { signal })).rejects.toThrow('stop it')
     }
   })
 

@@ -22,9 +22,14 @@ export type Behaviour =
   | { readonly kind: 'malformed'; readonly applied: boolean }
   | { readonly kind: 'fatal' }
 
+/** What took effect. `late`: after its call had been given up, or its process had died. */
+export interface Applied extends Item {
+  readonly late: boolean
+}
+
 /** A process that sends. A dead one has no further effect; requests that it had sent may still land. */
 export interface Sender {
-  dead: boolean
+  diedAt: number | undefined
   readonly calls: Behaviour[]
   readonly batchLimit: number
 }
@@ -36,14 +41,16 @@ export interface ModelOptions {
   readonly refuses: 'batch' | 'rows'
   /** A second call with the same idempotency key is answered and not applied. */
   readonly honoursKeys: boolean
+  /** By what `verify` finds a record. */
+  readonly identify: (item: Item) => number
 }
 
 /** Milliseconds, all on the fake clock. */
 export const timing = { latency: 10, timeout: 1_000, settle: 500, retryFor: 4_000 } as const
 
 /** A destination that remembers what it was asked and what took effect, and complains about what must never happen. */
-export function modelDestination({ poison, refuses, honoursKeys }: ModelOptions) {
-  const applied: Item[] = []
+export function modelDestination({ poison, refuses, honoursKeys, identify }: ModelOptions) {
+  const applied: Applied[] = []
   const complaints: string[] = []
   const bodies = new Map<string, string>()
   const keysSeen = new Set<string>()
@@ -54,7 +61,7 @@ export function modelDestination({ poison, refuses, honoursKeys }: ModelOptions)
     new Promise((resolve) => signal.addEventListener('abort', () => resolve()))
 
   const write = async (sender: Sender, batch: readonly Item[], context: Context): Promise<undefined | Outcome[]> => {
-    if (sender.dead) throw new FatalError('the process is dead')
+    if (sender.diedAt !== undefined) throw new FatalError('the process is dead')
     const { idempotencyKey, signal } = context
     const body = batch.map(({ id, version }) => `${id}.${version}`).join()
     if ((bodies.get(idempotencyKey) ?? body) !== body) complaints.push(`one idempotency key, two bodies: ${body}`)
@@ -64,10 +71,13 @@ export function modelDestination({ poison, refuses, honoursKeys }: ModelOptions)
     open.set(sender, busy)
     for (const { key } of batch) if (busy.has(key)) complaints.push(`two calls at once for key ${key}`)
     for (const { key } of batch) busy.add(key)
+    let over = false
     const apply = (some = batch): void => {
+      // `settle` promises that nothing lands later
+      if (Date.now() > (sender.diedAt ?? Number.POSITIVE_INFINITY) + timing.settle / 2) return
       if (honoursKeys && keysSeen.has(idempotencyKey)) return
       keysSeen.add(idempotencyKey)
-      applied.push(...some)
+      applied.push(...some.map((item) => ({ ...item, late: over || sender.diedAt !== undefined })))
     }
     let behaviour = sender.calls.shift() ?? { kind: 'ok' }
     // an idempotency key stands for the whole batch
@@ -76,6 +86,7 @@ export function modelDestination({ poison, refuses, honoursKeys }: ModelOptions)
       await sleep(timing.latency)
       return await answer(behaviour, batch, signal, apply)
     } finally {
+      over = true
       for (const { key } of batch) busy.delete(key)
     }
   }
@@ -135,14 +146,14 @@ export function modelDestination({ poison, refuses, honoursKeys }: ModelOptions)
   }
 
   return {
-    applied: applied as readonly Item[],
+    applied: applied as readonly Applied[],
     complaints,
     write,
     verify(sender: Sender, batch: readonly Item[]): Item[] {
-      if (sender.dead) throw new FatalError('the process is dead')
+      if (sender.diedAt !== undefined) throw new FatalError('the process is dead')
       if (batch.length > sender.batchLimit) complaints.push(`${batch.length} records in one call of verify`)
-      const there = new Set(applied.map(({ id }) => id))
-      return batch.filter(({ id }) => there.has(id))
+      const there = new Set(applied.map(identify))
+      return batch.filter((item) => there.has(identify(item)))
     },
   }
 }
