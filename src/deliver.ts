@@ -90,8 +90,8 @@ export class Delivery {
   readonly #stop: AbortSignal
   readonly #settleTime: number
   #halt: Halt | undefined
-  /** The latest write to the ledger; those before it are durable when it is. */
-  #recorded: Promise<void> = Promise.resolve()
+  /** Resolves when everything that was to be written to the ledger is durable, or has failed and said so. */
+  #recorded: Promise<unknown> = Promise.resolve()
   #delivered = 0
   #rejected = 0
   #lastDelivery = Number.NEGATIVE_INFINITY
@@ -493,7 +493,7 @@ export class Delivery {
       for (const refusal of refusals) this.#recordSettled(refusal.work, await this.#letters([refusal]), [], [])
     })()
     this.#record(believed)
-    await this.#recorded.catch(() => {}) // recorded as the reason why the run ends
+    await this.#recorded
   }
 
   // ---- unknown outcomes ------------------------------------------------------------------------------------------
@@ -692,15 +692,15 @@ export class Delivery {
   }
 
   #record(durable: Promise<void>): void {
-    this.#recorded = durable
+    this.#recorded = Promise.allSettled([this.#recorded, durable])
     durable.catch((error) => this.#fail(messageOf(error), error))
   }
 
   async #allRecorded(): Promise<void> {
-    let last: Promise<void> | undefined
+    let last: Promise<unknown> | undefined
     while (last !== this.#recorded) {
       last = this.#recorded
-      await last.catch(() => {}) // recorded as the reason why the run ends
+      await last
     }
   }
 

@@ -6,7 +6,7 @@ import { type Chunk, StageReader } from './stage.js'
 import { explained } from './state/database.js'
 import { writeDurably } from './state/files.js'
 import type { LedgerBatch, Range, SyncState } from './state/state.js'
-import { type AnyRow, keyOf } from './values.js'
+import { type AnyRow, decodeRows, encodeRows, keyOf } from './values.js'
 
 // The comparison of what was staged with what the destination has acknowledged is one SQL job in an embedded DuckDB, which
 // spills to disk: keys never have to fit in memory.
@@ -38,10 +38,14 @@ export interface ItemChunk {
 /** The staged rows themselves, as `append` delivers them. */
 export function stageItems(state: SyncState): Items {
   const stream = new StageReader(state)
+  const again = freshRows(state)
   return {
     chunkAt: (ordinal) => stream.chunkAt(ordinal),
-    load: async (ordinals) => ({ first: ordinals[0]!, rows: await pickFresh(state, ordinals) }),
-    close: () => stream.close(),
+    load: async (ordinals) => ({ first: ordinals[0]!, rows: await again.pick(ordinals) }),
+    async close() {
+      await stream.close()
+      await again.close()
+    },
   }
 }
 
@@ -51,6 +55,7 @@ export async function planItems(state: SyncState): Promise<Items> {
   // a query ends the stream of any other on its connection
   const singles = await database.instance.connect()
   const stream = new StageReader(state)
+  const again = freshRows(state)
   const file = join(state.folder, state.plan!.file)
   const select = `select item, stage, key, remote_id, doubt from read_parquet(${literal(file)})`
   let result: DuckDBResult | undefined
@@ -76,10 +81,11 @@ export async function planItems(state: SyncState): Promise<Items> {
     load: oneAtATime(async (ordinals) => {
       const found = await singles.runAndReadAll(`${select} where item in (${ordinals.join()}) order by item`)
       const columns = found.getColumns()
-      return toItems(columns, await pickFresh(state, columns[1]!.map(Number)))
+      return toItems(columns, await again.pick(columns[1]!.map(Number)))
     }),
     async close() {
       await stream.close()
+      await again.close()
       singles.closeSync()
       await database.close()
     },
@@ -97,13 +103,15 @@ async function pick(reader: StageReader, ordinals: readonly number[]): Promise<A
   return rows
 }
 
-/** The same, from the disk: rows that were handed to a handler before may have been changed by it. */
-async function pickFresh(state: SyncState, ordinals: readonly number[]): Promise<AnyRow[]> {
+/** The same as they were staged, in copies: rows that were handed to a handler before may have been changed by it. */
+function freshRows(state: SyncState): { pick(ordinals: readonly number[]): Promise<AnyRow[]>; close(): Promise<void> } {
   const reader = new StageReader(state)
-  try {
-    return await pick(reader, ordinals)
-  } finally {
-    await reader.close()
+  return {
+    pick: oneAtATime(async (ordinals) => {
+      const { text, tagged } = encodeRows(await pick(reader, ordinals))
+      return decodeRows(text, tagged)
+    }),
+    close: () => reader.close(),
   }
 }
 

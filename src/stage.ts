@@ -174,8 +174,8 @@ function encode(rows: readonly object[], where: string, before: number): { text:
 export class StageReader {
   readonly #state: SyncState
   readonly #handles = new Map<string, FileHandle>()
-  /** Where the frame after the one read last begins, so that reading on does not scan. */
-  #place: { segment: number; offset: number; first: number } | undefined
+  /** Where the frames of a segment begin, as far as it was read, so that no frame is looked for twice. */
+  readonly #places = new Map<number, { readonly offset: number; readonly first: number }[]>()
   /** A part of a segment as it is on the disk; its buffer is used again and again. */
   #window: { segment: number; offset: number; bytes: number } | undefined
   #buffer = Buffer.allocUnsafeSlow(windowBytes)
@@ -198,23 +198,23 @@ export class StageReader {
   }
 
   async #readFrame(segment: SegmentRow, ordinal: number): Promise<Chunk> {
-    const place = this.#place
-    const ahead = place && place.segment === segment.id && place.first <= ordinal
-    let { offset, first } = ahead ? place : { offset: 0, first: segment.first }
-    for (;;) {
+    const places = this.#places.get(segment.id) ?? [{ offset: 0, first: segment.first }]
+    this.#places.set(segment.id, places)
+    for (let place = places.findLast(({ first }) => first <= ordinal)!; ; ) {
+      const { offset, first } = place
       const header = await this.#bytes(segment, offset, headerBytes)
       const bytes = header.readUInt32LE(0)
       const rows = header.readUInt32LE(4)
       const digest = header.readUInt32LE(8)
       const tagged = (header.readUInt32LE(12) & taggedFlag) !== 0
-      if (ordinal < first + rows) {
+      const next = { offset: offset + headerBytes + bytes, first: first + rows }
+      if (place === places.at(-1)) places.push(next)
+      if (ordinal < next.first) {
         const payload = await this.#bytes(segment, offset + headerBytes, bytes)
         if (crc32(payload) !== digest) throw this.#damaged(segment, offset)
-        this.#place = { segment: segment.id, offset: offset + headerBytes + bytes, first: first + rows }
         return { first, rows: decodeRows(payload.toString(), tagged) }
       }
-      offset += headerBytes + bytes
-      first += rows
+      place = next
     }
   }
 

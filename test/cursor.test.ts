@@ -7,7 +7,7 @@ import type { AnyRow } from '../src/values.js'
 /** What the state keeps between reads. */
 class Memory {
   position: Position | undefined
-  #seen: { hash: string; at: Position; count: number }[] = []
+  #seen: { hash: string; at: Position | null; count: number }[] = []
 
   open(options: Partial<CursorOptions> & { column: string }, brokenOff: AnyRow[] = []): Cursor {
     const seen = new Map<string, number>()

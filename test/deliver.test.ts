@@ -6,6 +6,7 @@ import {
   type Context,
   destination,
   FatalError,
+  type Outcome,
   type Policy,
   RejectedError,
   RetryableError,
@@ -191,7 +192,7 @@ describe('a handler', () => {
     const remote = new Map<number, string | undefined>()
     const to = destination({ ...fast, batchSize: 4, match: 'id' })({
       upsert(batch: Row[], { remoteId }) {
-        return batch.flatMap((record) => {
+        return batch.flatMap((record): Outcome[] => {
           const { id } = record
           const attempt = (attempts.get(id) ?? 0) + 1
           attempts.set(id, attempt)

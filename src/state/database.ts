@@ -82,6 +82,7 @@ export class Database {
   readonly #statements = new Map<string, Sqlite.Statement<unknown[]>>()
   #group: Group | undefined
   #flushed: Promise<void> = Promise.resolve()
+  #closed = false
 
   private constructor(folder: string, sqlite: Sqlite.Database) {
     this.#folder = folder
@@ -136,6 +137,8 @@ export class Database {
    * destination: when the disk is full it is still written, into the room that the reserve file kept.
    */
   commit(apply: () => void, essential = false): Promise<void> {
+    // libsql aborts the process when a closed connection is asked whether it is in a transaction
+    if (this.#closed) return Promise.reject(new Error('state: a change came after the state was closed'))
     if (!this.#group) {
       this.#group = { changes: [], ordinary: new Deferred(), essential: new Deferred() }
       for (const { promise } of [this.#group.ordinary, this.#group.essential]) promise.catch(() => {})
@@ -150,6 +153,7 @@ export class Database {
   }
 
   async close(): Promise<void> {
+    this.#closed = true
     while (this.#group) await new Promise(setImmediate)
     await this.#flushed
     this.#sqlite.close()
