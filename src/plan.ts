@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DuckDBConnection, DuckDBInstance, DuckDBResult, DuckDBType, DuckDBValue } from '@duckdb/node-api'
-import { ConfigError } from './errors.js'
+import { ConfigError, StateDamagedError } from './errors.js'
 import { type Chunk, StageReader } from './stage.js'
 import { explained } from './state/database.js'
 import { writeDurably } from './state/files.js'
@@ -73,7 +73,10 @@ export async function planItems(state: SyncState): Promise<Items> {
       if (!result || ordinal !== next) {
         result = await database.connection.stream(`${select} where item >= ${ordinal} order by item`)
       }
-      const columns = (await result.fetchChunk())!.getColumns()
+      const chunk = await result.fetchChunk()
+      // a stream that fails half-way just ends; how many items there are is known
+      if (!chunk?.rowCount) throw new StateDamagedError(`state: ${file} cannot be read on from item ${ordinal}`)
+      const columns = chunk.getColumns()
       const items = toItems(columns, await pick(stream, columns[1]!.map(Number)))
       next = items.first + items.rows.length
       return items

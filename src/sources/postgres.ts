@@ -194,8 +194,9 @@ async function borrow(pool: PostgresConnections): Promise<Connection> {
   const client = pool as Client
   const status = client.getTransactionStatus?.()
   if (status !== 'I') {
+    const state = status === undefined ? 'of a pg before 8.21' : status === null ? 'not connected' : 'in a transaction'
     throw new ConfigError(
-      `${actor}: the client given as \`pool\` is ${status ? 'in a transaction' : 'not connected'}; give a Pool, or a connected Client that is free`,
+      `${actor}: the client given as \`pool\` is ${state}; give a Pool, or a connected Client of pg 8.21 or later that is free`,
     )
   }
   return { client, release: () => {} }

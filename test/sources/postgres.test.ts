@@ -518,9 +518,11 @@ describe('connections of the program', () => {
     const client = new pg.Client(url)
     await expect(readAll(postgres({ pool: client, query }))).rejects.toThrow(
       new ConfigError(
-        'postgres: the client given as `pool` is not connected; give a Pool, or a connected Client that is free',
+        'postgres: the client given as `pool` is not connected; give a Pool, or a connected Client of pg 8.21 or later that is free',
       ),
     )
+    const old = { connect() {}, query() {} }
+    await expect(readAll(postgres({ pool: old, query }))).rejects.toThrow(/is of a pg before 8.21/)
     await client.connect()
     await client.query('begin')
     await expect(readAll(postgres({ pool: client, query }))).rejects.toThrow(/is in a transaction/)
