@@ -77,7 +77,7 @@ describe(`killed with SIGKILL and started again (SEED=${seed})`, () => {
       const plan: Kill[] = chosen.map((point) => ({ point, nth: 1 + Math.floor(random() * reached[point]!) }))
       // the last occurrence is where a run has all but ended
       for (const point of soak ? here : [pick(here)]) plan.push({ point, nth: reached[point]! })
-      for (let moments = soak ? 6 : 1; moments > 0; moments--) plan.push({ after: 120 + random() * 400 })
+      for (let moments = soak ? 8 : 1; moments > 0; moments--) plan.push({ after: 120 + random() * 400 })
       await receiver.close()
       while (plan.length > 0) {
         const some = plan.splice(0, 1 + Math.floor(random() * 3))

@@ -278,11 +278,11 @@ async function play(history: History, home: string, job: Job) {
     const next = join(home, String(index + 1))
     const died = mortal(sender, session.dies, () => leftBehind(folder, next))
     const { allowRejections } = session
-    const ended = state(folder)
+    const running = state(folder)
       .run({ signal: stop.signal, allowRejections })
       .catch((error: unknown) => error)
-    ghosts.push(ended)
-    const result = await Promise.race([ended, died])
+    ghosts.push(running)
+    const result = await Promise.race([running, died])
     const dead = sender.diedAt !== undefined
     if (dead) folder = next
 
@@ -305,7 +305,8 @@ async function play(history: History, home: string, job: Job) {
       })
     }
     // in append, the next run would read the source anew, and send every row a second time
-    const stuck = !dead && open.pending === 0 && open.unknown > 0 && (unknowns === 'hold' || poison.size > 0)
+    const ended = after.lastRun?.state !== 'killed'
+    const stuck = ended && open.pending === 0 && open.unknown > 0 && (unknowns === 'hold' || poison.size > 0)
     if (job.mode === 'append' ? done || stuck : index > history.runs.length && (done || stuck)) break
   }
   await Promise.all(ghosts)

@@ -1,5 +1,7 @@
 import { vi } from 'vitest'
 
+const realTimeout = setTimeout
+
 /** Puts a clock that only {@link passTime} moves in place of the real one. `setImmediate` stays real: the state commits by it. */
 export function fakeClock(): void {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'Date', 'performance'] })
@@ -16,7 +18,9 @@ export async function passTime<T>(promise: Promise<T>): Promise<T> {
     await new Promise((resolve) => setImmediate(resolve))
     const disk = process.getActiveResourcesInfo().includes('FSReqPromise')
     if (over || disk || turns % 4 < 3) continue
-    await vi.advanceTimersToNextTimerAsync()
+    if (vi.getTimerCount() > 0) await vi.advanceTimersToNextTimerAsync()
+    // DuckDB works in threads of its own, and should have them
+    else await new Promise((resolve) => realTimeout(resolve, 0))
   }
   return promise
 }
