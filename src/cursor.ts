@@ -132,7 +132,7 @@ export class Cursor {
 }
 
 /** The order of two values of one kind. */
-export function compare(a: Position, b: Position): number {
+function compare(a: Position, b: Position): number {
   if (a instanceof Date && b instanceof Date) {
     const [left, right] = [Instant.micros(a), Instant.micros(b)]
     return left < right ? -1 : left > right ? 1 : 0

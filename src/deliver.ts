@@ -200,6 +200,15 @@ export class Delivery {
     const { pace, destination, state, operation, replaySafe } = this.#options
     const items = work.prepared ?? (await this.#batcher.reload(work))
     if (!items) return 'left'
+    const { batchSize } = destination.policy
+    if (items.length > batchSize && !this.#keyCounts(work)) {
+      // from an earlier run with larger batches
+      const parts: Work[] = []
+      for (let start = 0; start < items.length; start += batchSize) {
+        parts.push(this.#batcher.part(work, items.slice(start, start + batchSize), {}))
+      }
+      return this.#split(work, parts)
+    }
     if (work.doubt && !replaySafe) {
       const resolved = await this.#resolve(work, items)
       if (resolved) return resolved
@@ -341,6 +350,13 @@ export class Delivery {
     return parts.filter((part) => this.#inTime(part))
   }
 
+  /** Puts parts in the place of a batch, in one commit. */
+  #split(work: Work, parts: readonly Work[]): Parts {
+    this.#record(this.#options.state.release(this.#ledgerBatch(work, 'sent')))
+    this.#stillUnknown(parts)
+    return parts
+  }
+
   /** Rows in doubt stay so in the ledger while they wait. */
   #stillUnknown(parts: readonly Work[]): void {
     for (const part of parts) {
@@ -359,10 +375,10 @@ export class Delivery {
   }
 
   async #refused(work: Work, items: readonly Prepared[], reason: string): Promise<Parts> {
-    const { state, replaySafe, allowRejections, destination } = this.#options
+    const { replaySafe, allowRejections, destination } = this.#options
     if (work.doubt && !replaySafe) {
       // rows that may be sent twice may be sent by halves too: one bad row does not keep the others in doubt for ever
-      const mayArriveTwice = destination.idempotent === undefined && destination.policy.onUnknown === 'resend'
+      const mayArriveTwice = destination.policy.onUnknown === 'resend' && !this.#keyCounts(work)
       if (items.length === 1 || !mayArriveTwice) {
         this.#nothingApplied(work)
         return 'left'
@@ -371,9 +387,7 @@ export class Delivery {
     if (items.length > 1) {
       const half = Math.ceil(items.length / 2)
       const parts = [items.slice(0, half), items.slice(half)].map((some) => this.#batcher.part(work, some, {}))
-      this.#record(state.release(this.#ledgerBatch(work, 'sent')))
-      this.#stillUnknown(parts)
-      return parts
+      return this.#split(work, parts)
     }
     const refusal = { work, item: items[0]!, reason }
     if (this.#delivered > 0 || allowRejections) {
@@ -501,9 +515,9 @@ export class Delivery {
   /** Decides about rows that may have been applied, where sending them again could apply them twice. `undefined`: send. */
   async #resolve(work: Work, items: readonly Prepared[]): Promise<Parts | undefined> {
     const { destination, log } = this.#options
-    const { handlers, idempotent, policy } = destination
+    const { handlers, policy } = destination
     if (handlers.verify && !work.unverifiable) return this.#verify(work, items)
-    if (idempotent !== undefined && Date.now() - work.firstSentAt < idempotent) {
+    if (this.#keyCounts(work)) {
       if (work.digest === digestOf(items.map(({ record }) => record))) return undefined
       log.warn(
         `${destination.name}: the records of an unanswered batch are made differently now, so its idempotency key cannot be used again`,
@@ -515,6 +529,12 @@ export class Delivery {
     }
     work.resent = true
     return undefined
+  }
+
+  /** Whether the destination still knows the idempotency key under which the batch was sent. */
+  #keyCounts({ digest, firstSentAt }: Work): boolean {
+    const { idempotent = 0 } = this.#options.destination
+    return digest !== undefined && Date.now() - firstSentAt < idempotent
   }
 
   /** Asks the destination which of the rows are there. */

@@ -95,9 +95,10 @@ export async function runSync(definition: SyncDefinition, options: RunOptions, r
       await sync.beginRun(id)
       const run = new Running(definition, options, sync, id, config, limits)
       try {
-        const letters =
-          redrive && sendsStored(definition) ? await lettersOf(state.deadLetters(name), redrive) : undefined
-        const { status, reason, ...counts } = await run.go(letters)
+        const letters = redrive && (await lettersOf(state.deadLetters(name), redrive))
+        // without a letter to send again there is nothing to read for either
+        const stored = letters && (letters.length === 0 || sendsStored(definition)) ? letters : undefined
+        const { status, reason, ...counts } = await run.go(stored)
         await sync.endRun(id, status, { ...counts, reason }, run.finishedReads())
         return {
           id,

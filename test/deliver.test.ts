@@ -109,6 +109,27 @@ describe('a refused batch', () => {
     expect(await two.run()).toMatchObject({ status: 'done', delivered: 0, rejected: 3 })
   })
 
+  it('is sent again by a redrive as the source has the row now, where the source can show it', async () => {
+    const from = [
+      { id: 1, email: 'nonsense' },
+      { id: 2, email: 'b@c.de' },
+    ]
+    const seen: unknown[] = []
+    const to = destination(10)((batch: typeof from) => {
+      seen.push(...batch)
+      return batch.filter(({ email }) => !email.includes('@')).map((record) => reject(record, 'email is not valid'))
+    })
+    const one = sync({ name: 'a', from, to, key: 'id', mode: 'upsert', state: await stateFolder(), log: quiet })
+    expect(await one.run()).toMatchObject({ delivered: 1, rejected: 1 })
+    from[0]!.email = 'a@b.cd'
+    seen.length = 0
+    expect(await one.redrive({ where: ({ reason }) => reason === 'something else' })).toMatchObject({ rows: 0 })
+    expect(seen).toEqual([])
+    expect(await one.redrive({ where: ({ key }) => key === 1 })).toMatchObject({ delivered: 2, rejected: 0 })
+    expect(seen).toContainEqual({ id: 1, email: 'a@b.cd' })
+    expect(await all(one.deadLetters())).toEqual([])
+  })
+
   it('keeps the row as the source gave it, whatever the handler did to its records', async () => {
     const to = destination(10)((batch: Row[]) => {
       for (const record of batch) record['id'] = -1

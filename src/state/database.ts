@@ -70,7 +70,7 @@ class Deferred {
 }
 
 /** The disk took no more; nothing was sent after that. */
-export class DiskFullError extends SpillwayError {}
+class DiskFullError extends SpillwayError {}
 
 /**
  * One connection to `state.db`. Changes asked for in one turn of the event loop become one durable commit, so that the cost

@@ -91,10 +91,7 @@ class EmbeddedState implements State {
     )
     const unplanned = plan && last ? Math.max(0, last.first + last.rows - plan.through) : 0
     const total = plan ? plan.items + unplanned : staged
-    const run = this.#database.get<StoredRun>(
-      'select * from run where sync = ? order by rowid desc limit 1',
-      sync.id,
-    )
+    const run = this.#database.get<StoredRun>('select * from run where sync = ? order by rowid desc limit 1', sync.id)
     return {
       running: held === undefined,
       lastRun: run && runRow(run, held === undefined),
@@ -299,12 +296,7 @@ class EmbeddedSync implements SyncState {
     )
   }
 
-  async endRun(
-    id: string,
-    status: RunRow['status'],
-    summary: unknown,
-    free: readonly ReadRow[] = [],
-  ): Promise<void> {
+  async endRun(id: string, status: RunRow['status'], summary: unknown, free: readonly ReadRow[] = []): Promise<void> {
     const freeBelow = this.#reads[free.length]?.first ?? this.#nextOrdinal
     await this.#database.commit(() => {
       this.#database.run(

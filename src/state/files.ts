@@ -28,7 +28,7 @@ export async function writeDurably(path: string, write: (temporary: string) => P
 }
 
 /** Makes what was written to a file, or the names in a folder, durable. */
-export async function sync(path: string): Promise<void> {
+async function sync(path: string): Promise<void> {
   const handle = await open(path, 'r')
   try {
     await handle.sync()

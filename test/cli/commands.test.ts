@@ -18,7 +18,7 @@ const file = destination({ name: 'file', batchSize: 2 })((batch) => {
   for (const row of batch) if (!bad.includes(row)) appendFileSync('delivered', row.name + '\\n')
   return bad.map((row) => reject(row, 'id is odd\\n\\u001b[31m'))
 })
-export default sync({ name: 'people', from: rows, to: file, key: 'id' })
+export default sync({ name: 'people', from: rows, to: file, key: 'id', mode: 'append' })
 `
 const fixed = { fixed: '' }
 
@@ -358,7 +358,7 @@ describe('dead-letters', () => {
     await here.spillway('run')
     const lines = (await here.spillway('dead-letters', '--json')).out.trim().split('\n')
     expect(lines.map((line) => JSON.parse(line))).toEqual([
-      expect.objectContaining({ sync: 'people', operation: 'upsert', reason: 'id is odd\n\u001b[31m', attempts: 1 }),
+      expect.objectContaining({ sync: 'people', operation: 'insert', reason: 'id is odd\n\u001b[31m', attempts: 1 }),
       expect.not.objectContaining({ row: expect.anything() }),
     ])
     const [row] = (await here.spillway('dead-letters', '--json', '--rows', '--limit', '1')).out.trim().split('\n')

@@ -243,7 +243,8 @@ async function play(history: History, home: string, job: Job) {
   let last = 0
   for (const [index, session] of sessions.entries()) {
     last = index
-    batchLimit = Math.max(batchLimit, session.batchSize)
+    // under an idempotency key goes what went under it before
+    batchLimit = unknowns === 'idempotent' ? Math.max(batchLimit, session.batchSize) : session.batchSize
     const sender: Sender = { diedAt: undefined, calls: [...session.calls], batchLimit }
     const options = {
       name: 'model',

@@ -6,7 +6,7 @@ import { type Reading, type Source, sourceOf } from '../../src/source.js'
 import type { AnyRow, Column } from '../../src/values.js'
 
 /** What the engine gives a source; a test says what is different. */
-export function reading(given: Partial<Reading> = {}): Reading {
+function reading(given: Partial<Reading> = {}): Reading {
   const signal = given.signal ?? new AbortController().signal
   const http = createHttp({ actor: 'test', signal, timeout: 1_000 })
   return { since: undefined, cursor: undefined, signal, http, log: console, describe() {}, ...given }
