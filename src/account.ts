@@ -30,6 +30,7 @@ export const none: Tally = { delivered: 0, rejected: 0, pending: 0, unknown: 0, 
 
 /** An ordinal that is in no batch is pending; so is one whose batch is under way. */
 export function tally(batches: Iterable<LedgerBatch>, from: number, to: number): Tally {
+  if (from >= to) return none
   let { delivered, rejected, unknown, resent } = none
   for (const batch of batches) {
     const within = batch.ranges.reduce(

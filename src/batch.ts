@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import type { Definition } from './destination.js'
 import type { Log } from './log.js'
 import { onAbort } from './pace.js'
@@ -48,6 +49,8 @@ export interface Work {
   readonly stretch: Stretch
   readonly ordinals: readonly number[]
   readonly ranges: readonly Range[]
+  /** Names the batch to the destination, at every attempt. */
+  idempotencyKey: string
   readonly keys: readonly string[]
   /** There until the first attempt has used them up: a handler may change its records. */
   prepared: readonly Prepared[] | undefined
@@ -94,8 +97,8 @@ const linger = 1_000
 /** Makes rows into records and records into batches: by count and bytes, each key in one batch at a time. */
 export class Batcher {
   readonly #options: BatcherOptions
-  /** An earlier process had ended before this. */
-  readonly #begun = Date.now()
+  /** Every attempt that nobody answered had ended by then, those of an earlier process too. */
+  #quietSince = Date.now()
   /** Keys of rows under way, and of rows left behind, which later rows of the same key must not overtake. */
   readonly #underWay = new Set<string>()
   readonly #leftBehind = new Set<string>()
@@ -119,10 +122,26 @@ export class Batcher {
     yield* later
   }
 
+  /** An attempt has ended, and nobody answered it. */
+  unanswered(): void {
+    this.#quietSince = Date.now()
+  }
+
   /** Some rows of a batch, to be sent by themselves. */
   part(work: Work, some: readonly Prepared[], change: Partial<Work>): Work {
     const id = this.#options.state.newBatch()
-    return { ...work, ...only(some), id, keys: keysOf(some), prepared: undefined, digest: undefined, ...change }
+    const part = only(some)
+    const idempotencyKey = keyFor(part.ranges, work.stretch)
+    return {
+      ...work,
+      ...part,
+      id,
+      idempotencyKey,
+      keys: keysOf(some),
+      prepared: undefined,
+      digest: undefined,
+      ...change,
+    }
   }
 
   /** The rows of a batch again, from what was staged; `undefined` when they can no longer be made into records. */
@@ -208,7 +227,7 @@ export class Batcher {
         taken.push(item)
         bytes += size
         // a row in doubt may have to wait for a late landing, and no other row should wait with it
-        if (doubt) yield { ...cut(), doubt, doubtSince: this.#begun, notBefore: this.#begun + settle }
+        if (doubt) yield { ...cut(), doubt, doubtSince: this.#quietSince, notBefore: this.#quietSince + settle }
         else if (taken.length >= batchSize) yield cut()
       }
     }
@@ -234,10 +253,12 @@ export class Batcher {
   #newWork(prepared: readonly Prepared[], stretch: Stretch): Work {
     const keys = this.#options.keysRepeat ? keysOf(prepared) : []
     for (const key of keys) this.#underWay.add(key)
+    const whole = only(prepared)
     return {
       id: this.#options.state.newBatch(),
       stretch,
-      ...only(prepared),
+      ...whole,
+      idempotencyKey: keyFor(whole.ranges, stretch),
       keys,
       prepared,
       attempt: 0,
@@ -263,6 +284,8 @@ export class Batcher {
       id: batch.id,
       ordinals,
       ranges: batch.ranges,
+      // without a digest nothing would show that the records are others now, which must not go under the same key
+      idempotencyKey: batch.digest === undefined ? keyFor(batch.ranges, stretch) : batch.idempotencyKey,
       keys,
       prepared: undefined,
       attempt: batch.attempt,
@@ -318,6 +341,10 @@ export class Batcher {
 export function only(some: readonly Prepared[]): Pick<Work, 'ordinals' | 'ranges'> {
   const ordinals = some.map(({ ordinal }) => ordinal)
   return { ordinals, ranges: rangesOf(ordinals) }
+}
+
+function keyFor(ranges: readonly Range[], { identity }: Stretch): string {
+  return hash('sha256', `${identity} ${JSON.stringify(ranges)}`).slice(0, 32)
 }
 
 /** Ascending ordinals as ranges. */

@@ -200,15 +200,6 @@ export class Delivery {
     const { pace, destination, state, operation, replaySafe } = this.#options
     const items = work.prepared ?? (await this.#batcher.reload(work))
     if (!items) return 'left'
-    const { batchSize } = destination.policy
-    if (items.length > batchSize && !this.#keyCounts(work)) {
-      // from an earlier run with larger batches
-      const parts: Work[] = []
-      for (let start = 0; start < items.length; start += batchSize) {
-        parts.push(this.#batcher.part(work, items.slice(start, start + batchSize), {}))
-      }
-      return this.#split(work, parts)
-    }
     if (work.doubt && !replaySafe) {
       const resolved = await this.#resolve(work, items)
       if (resolved) return resolved
@@ -267,6 +258,7 @@ export class Delivery {
     const { destination, replaySafe, log } = this.#options
     work.doubt = true
     work.doubtSince = Date.now()
+    this.#batcher.unanswered()
     work.failingSince ??= performance.now()
     this.#record(this.#options.state.unknown(this.#ledgerBatch(work, 'unknown')))
     if (bug) {
@@ -335,6 +327,7 @@ export class Delivery {
     if (settled.length > 0) this.#settle({ ...work, ...only(settled) }, settled, letters, receipts)
     else this.#record(state.release(this.#ledgerBatch(work, 'sent')))
     if (unsure.length > 0) {
+      this.#batcher.unanswered()
       const change = { failingSince, doubt: true, doubtSince: Date.now(), notBefore: soon }
       parts.push(this.#batcher.part(work, unsure, change))
     }
@@ -348,13 +341,6 @@ export class Delivery {
       this.#batcher.free(part.keys, true)
     }
     return parts.filter((part) => this.#inTime(part))
-  }
-
-  /** Puts parts in the place of a batch, in one commit. */
-  #split(work: Work, parts: readonly Work[]): Parts {
-    this.#record(this.#options.state.release(this.#ledgerBatch(work, 'sent')))
-    this.#stillUnknown(parts)
-    return parts
   }
 
   /** Rows in doubt stay so in the ledger while they wait. */
@@ -387,7 +373,9 @@ export class Delivery {
     if (items.length > 1) {
       const half = Math.ceil(items.length / 2)
       const parts = [items.slice(0, half), items.slice(half)].map((some) => this.#batcher.part(work, some, {}))
-      return this.#split(work, parts)
+      this.#record(this.#options.state.release(this.#ledgerBatch(work, 'sent')))
+      this.#stillUnknown(parts)
+      return parts
     }
     const refusal = { work, item: items[0]!, reason }
     if (this.#delivered > 0 || allowRejections) {
@@ -517,8 +505,9 @@ export class Delivery {
     const { destination, log } = this.#options
     const { handlers, policy } = destination
     if (handlers.verify && !work.unverifiable) return this.#verify(work, items)
-    if (this.#keyCounts(work)) {
-      if (work.digest === digestOf(items.map(({ record }) => record))) return undefined
+    const digest = work.digest && digestOf(items.map(({ record }) => record))
+    if (digest === work.digest && this.#keyCounts(work)) return undefined
+    if (digest !== work.digest) {
       log.warn(
         `${destination.name}: the records of an unanswered batch are made differently now, so its idempotency key cannot be used again`,
       )
@@ -526,6 +515,11 @@ export class Delivery {
     if (policy.onUnknown === 'hold') {
       this.#nothingApplied(work)
       return 'left'
+    }
+    if (digest !== work.digest) {
+      work.idempotencyKey = hash('sha256', `${work.idempotencyKey} ${digest}`).slice(0, 32)
+      work.firstSentAt = 0
+      work.digest = undefined
     }
     work.resent = true
     return undefined
@@ -654,7 +648,7 @@ export class Delivery {
     let first = true
     return {
       config: config as object,
-      idempotencyKey: this.#idempotencyKey(work),
+      idempotencyKey: work.idempotencyKey,
       attempt: Math.max(1, work.attempt),
       operation,
       match,
@@ -697,7 +691,7 @@ export class Delivery {
       state,
       attempt: work.attempt,
       doubt: work.doubt,
-      idempotencyKey: this.#idempotencyKey(work),
+      idempotencyKey: work.idempotencyKey,
       digest: work.digest,
       sentAt: Date.now(),
       firstSentAt: work.firstSentAt,
@@ -705,10 +699,6 @@ export class Delivery {
       resumed: work.stretch.resumed,
       resent: work.resent,
     }
-  }
-
-  #idempotencyKey({ stretch, ranges }: Work): string {
-    return hash('sha256', `${stretch.identity} ${JSON.stringify(ranges)}`).slice(0, 32)
   }
 
   #record(durable: Promise<void>): void {

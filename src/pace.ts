@@ -313,10 +313,18 @@ export async function retrying<T>(
 ): Promise<T> {
   signal.throwIfAborted()
   const end = performance.now() + budget
+  // most attempts succeed, and p-retry costs more than they do: it comes in with the first failure, as that of its attempt 1
+  let first: { readonly error: unknown }
+  try {
+    return await attempt(1)
+  } catch (error) {
+    first = { error }
+  }
   // p-retry's own delay is added to ours, and its signal would throw away the result of a finished attempt: neither is used.
   return pRetry(
     async (number) => {
       try {
+        if (number === 1) throw first.error
         return await attempt(number)
       } catch (error) {
         throw new Failed('', { cause: error })

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DuckDBConnection, DuckDBInstance, DuckDBResult, DuckDBType, DuckDBValue } from '@duckdb/node-api'
@@ -163,7 +164,7 @@ export async function makePlan(options: PlanOptions): Promise<void> {
     if (complete) await refuseDuplicates(connection, where, options.key)
 
     // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
-    const held = mode === 'insert' ? `o.state = 'unknown'` : 'false'
+    const held = mode === 'insert'
     await connection.run(`
       create table candidate as
         select stage, key from fresh ${complete ? '' : 'union all select stage, key from open_item'};
@@ -171,21 +172,26 @@ export async function makePlan(options: PlanOptions): Promise<void> {
         select stage, key, stage < ${freshFrom} as carried, key is not null and row_number() over (partition by key order by stage desc) > 1 as older
         from candidate;
       create table chosen as
-        select r.stage, r.key, r.carried, s.remote_id, coalesce(s.dirty, false) as doubt, o.key is not null and ${held} as held,
+        select r.stage, r.key, r.carried, s.remote_id, coalesce(s.dirty, false) as doubt, o.batch as held_by,
           ${mode === 'insert' ? 'coalesce(s.known, false)' : 'false'} as unchanged
         from ranked r left join snapshot s on r.key = s.key
-          left join (select distinct key, state from open_item where state = 'unknown') o on r.key = o.key
+          left join (select key, any_value(batch) as batch from open_item where state = 'unknown' and ${held} group by key) o on r.key = o.key
         where not older;
       create table item as
-        select row_number() over (order by stage) - 1 as item, stage, key, remote_id, doubt, held, carried
+        select row_number() over (order by stage) - 1 as item, stage, key, remote_id, doubt, held_by, carried
         from chosen where not unchanged`)
     const count = async (what: string): Promise<number> => {
       const [row] = await rowsOf<{ n: bigint }>(connection, `select count(*) as n from ${what}`)
       return Number(row!.n)
     }
-    const heldItems = await rowsOf<{ item: bigint }>(connection, 'select item from item where held order by item')
+    const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
+      connection,
+      'select item, held_by as batch from item where held_by is not null order by item',
+    )
+    // a file that the database names is never written again
+    const name = `${freshFrom}-${through}-${randomUUID()}.parquet`
     const plan = {
-      file: `plan-${freshFrom}-${through}.parquet`,
+      file: `plan-${name}`,
       items: await count('item'),
       fresh: await count('item where carried'),
       through,
@@ -201,16 +207,11 @@ export async function makePlan(options: PlanOptions): Promise<void> {
       join(state.folder, plan.file),
       'select item, stage, key, remote_id, doubt from item order by item',
     )
-    const snapshot = await writeSnapshot(connection, state, `snapshot-${freshFrom}-${through}.parquet`)
-    const unknown =
-      heldItems.length > 0
-        ? [
-            stillUnknown(
-              state,
-              heldItems.map(({ item }) => Number(item)),
-            ),
-          ]
-        : []
+    const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
+    const unknown = [...state.batches()].flatMap((batch) => {
+      const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
+      return items.length > 0 ? stillUnknown(state, batch, items) : []
+    })
     await state.swap({ plan, snapshot, unknown, free: [] })
   } finally {
     await database.close()
@@ -239,7 +240,7 @@ async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Pro
   const plan = state.plan && literal(join(state.folder, state.plan.file))
   const base = state.snapshot && literal(join(state.folder, state.snapshot.file))
   await connection.run(`
-    create table batch (first bigint, past bigint, state varchar, doubt boolean);
+    create table batch (id bigint, first bigint, past bigint, state varchar, doubt boolean);
     create table rejected (item bigint);
     create table receipt (item bigint, remote_id varchar)`)
   const batches = plan ? [...state.batches()] : []
@@ -248,7 +249,13 @@ async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Pro
     'batch',
     each(
       batches.flatMap((batch) =>
-        batch.ranges.map(([first, count]) => [BigInt(first), BigInt(first + count), batch.state, batch.doubt]),
+        batch.ranges.map(([first, count]) => [
+          BigInt(batch.id),
+          BigInt(first),
+          BigInt(first + count),
+          batch.state,
+          batch.doubt,
+        ]),
       ),
     ),
   )
@@ -260,13 +267,13 @@ async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Pro
     create table base as ${base ? `select * from read_parquet(${base})` : 'select null::varchar as key, null::varchar as remote_id, false as known, false as dirty where false'};
     create table old_item as ${
       plan
-        ? `select p.item, p.stage, p.key, p.doubt as carried_doubt, b.doubt as batch_doubt,
+        ? `select p.item, p.stage, p.key, p.doubt as carried_doubt, b.id as batch, b.doubt as batch_doubt,
             case when b.first is null or p.item >= b.past then 'pending' when j.item is not null then 'rejected'
               when b.state = 'settled' then 'delivered' else 'unknown' end as state
           from read_parquet(${plan}) p asof left join batch b on p.item >= b.first left join rejected j on p.item = j.item`
-        : `select 0::bigint as item, 0::bigint as stage, null::varchar as key, false as carried_doubt, false as batch_doubt, '' as state where false`
+        : `select 0::bigint as item, 0::bigint as stage, null::varchar as key, false as carried_doubt, 0::bigint as batch, false as batch_doubt, '' as state where false`
     };
-    create table open_item as select stage, key, state from old_item where state in ('pending', 'unknown');
+    create table open_item as select stage, key, batch, state from old_item where state in ('pending', 'unknown');
     create table learnt as
       select o.key, r.remote_id, o.state = 'delivered' as known,
         o.state <> 'delivered' as dirty
@@ -325,24 +332,9 @@ async function* keysOf({
   }
 }
 
-/** A batch that stands in the new plan for rows whose fate is open and which nobody may send again. */
-function stillUnknown(state: SyncState, items: readonly number[]): LedgerBatch {
-  const old = [...state.batches()].filter((batch) => batch.state === 'unknown')
-  return {
-    id: state.newBatch(),
-    operation: 'insert',
-    ranges: items.map((item) => [item, 1]),
-    state: 'unknown',
-    attempt: Math.max(...old.map(({ attempt }) => attempt)),
-    doubt: true,
-    idempotencyKey: '', // the old key named other ordinals: it cannot be used again
-    digest: undefined,
-    sentAt: Math.max(...old.map(({ sentAt }) => sentAt)),
-    firstSentAt: Math.min(...old.map(({ firstSentAt }) => firstSentAt)),
-    rejected: [],
-    resumed: false,
-    resent: false,
-  }
+/** The batch that stands in the new plan for those rows of an old one whose fate is open, and which are not simply sent again. */
+function stillUnknown(state: SyncState, old: LedgerBatch, items: readonly number[]): LedgerBatch {
+  return { ...old, id: state.newBatch(), ranges: items.map((item) => [item, 1]), resumed: false, resent: false }
 }
 
 // ---- DuckDB --------------------------------------------------------------------------------------------------------

@@ -239,6 +239,20 @@ export function lock(file: string): { release(): void } | undefined {
   return { release: () => sqlite.close() }
 }
 
+/** Whether somebody has it. Looking takes a shared lock for a moment, so that those who look do not take each other for an owner. */
+export function isLocked(file: string): boolean {
+  const sqlite = connect(file)
+  try {
+    sqlite.exec('select count(*) from sqlite_master')
+    return false
+  } catch (error) {
+    if ((error as { code?: string }).code === 'SQLITE_BUSY') return true
+    throw explained(error, file)
+  } finally {
+    sqlite.close()
+  }
+}
+
 function connect(file: string): Sqlite.Database {
   try {
     const sqlite = new Sqlite(file)

@@ -4,7 +4,7 @@ import { mkdir, readdir, rm, stat, truncate } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { AlreadyRunningError, ConfigError, StateDamagedError } from '../errors.js'
 import { decodeRows, encodeRows, Instant } from '../values.js'
-import { Database, explained, lock } from './database.js'
+import { Database, explained, isLocked, lock } from './database.js'
 import { checkpoint, fingerprint } from './files.js'
 import type {
   CursorStep,
@@ -61,7 +61,7 @@ class EmbeddedState implements State {
   }
 
   async open(name: string, identity: Identity): Promise<SyncState> {
-    const held = this.#lock(name)
+    const held = await this.#lock(name)
     try {
       const sync = await this.#sync(name, identity)
       const folder = join(this.#shared.folder, fileName(name))
@@ -78,8 +78,7 @@ class EmbeddedState implements State {
   async status(name: string): Promise<StatusRow | undefined> {
     const sync = this.#find(name)
     if (!sync) return undefined
-    const held = lock(this.#lockFile(name))
-    held?.release()
+    const running = isLocked(this.#lockFile(name))
     const count = (sql: string): number => this.#database.get<{ n: number | null }>(sql, sync.id)?.n ?? 0
     const inBatches = (states: string): number =>
       count(`select sum(rows) as n from batch where sync = ? and state in (${states})`)
@@ -93,8 +92,8 @@ class EmbeddedState implements State {
     const total = plan ? plan.items + unplanned : staged
     const run = this.#database.get<StoredRun>('select * from run where sync = ? order by rowid desc limit 1', sync.id)
     return {
-      running: held === undefined,
-      lastRun: run && runRow(run, held === undefined),
+      running,
+      lastRun: run && runRow(run, running),
       deadLetters: count(`select count(*) as n from dead_letter where sync = ? and state = 'open'`),
       unknown: inBatches(`'unknown'`),
       pending: Math.max(0, total - inBatches(`'settled', 'unknown'`)),
@@ -119,7 +118,7 @@ class EmbeddedState implements State {
   }
 
   async reset(name: string): Promise<void> {
-    const held = this.#lock(name)
+    const held = await this.#lock(name)
     try {
       const sync = this.#find(name)
       if (sync) {
@@ -143,9 +142,13 @@ class EmbeddedState implements State {
     return join(this.#shared.folder, `${fileName(name)}.lock`)
   }
 
-  #lock(name: string): { release(): void } {
-    const held = lock(this.#lockFile(name))
-    if (held) return held
+  async #lock(name: string): Promise<{ release(): void }> {
+    // not at the first try: those who look whether a run is under way are in the way for a moment
+    for (let tries = 0; tries < 10; tries++) {
+      const held = lock(this.#lockFile(name))
+      if (held) return held
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
     throw new AlreadyRunningError(
       `${name}: another run of this sync is under way (it holds ${this.#lockFile(name)}); wait for it to end, or stop it`,
     )
@@ -196,6 +199,8 @@ class EmbeddedSync implements SyncState {
   #nextOrdinal: number
   #serial: number
   #nextBatch: number
+  /** What batches covered when they were marked as sent, as long as nothing else was recorded of them. */
+  readonly #asSent = new Map<number, readonly Range[]>()
   #interrupted = false
   #cursor: Position | undefined
   #plan: (PlanRow & Filed) | undefined
@@ -525,12 +530,23 @@ class EmbeddedSync implements SyncState {
   }
 
   sent(batch: LedgerBatch): Promise<void> {
+    this.#asSent.set(batch.id, batch.ranges)
     return this.#database.commit(() => this.#saveBatch(batch))
   }
 
   settle(batch: LedgerBatch, { rejected, receipts, deliveredKeys }: Settled): Promise<void> {
+    // nearly every batch is settled just as it was sent, and then there is little to write
+    const asSent = this.#asSent.get(batch.id) === batch.ranges
+    this.#asSent.delete(batch.id)
     return this.#database.commit(() => {
-      this.#saveBatch(batch)
+      if (asSent) {
+        this.#database.run(
+          `update batch set state = 'settled', rejected = ? where sync = ? and id = ?`,
+          batch.rejected.length === 0 ? null : JSON.stringify(batch.rejected),
+          this.#sync,
+          batch.id,
+        )
+      } else this.#saveBatch(batch)
       if (receipts.length > 0) {
         this.#database.run(
           'update batch set receipts = ? where sync = ? and id = ?',
@@ -559,6 +575,7 @@ class EmbeddedSync implements SyncState {
   }
 
   release(batch: LedgerBatch): Promise<void> {
+    this.#asSent.delete(batch.id)
     return this.#database.commit(
       () => this.#database.run('delete from batch where sync = ? and id = ?', this.#sync, batch.id),
       true,
@@ -566,6 +583,7 @@ class EmbeddedSync implements SyncState {
   }
 
   unknown(batch: LedgerBatch): Promise<void> {
+    this.#asSent.delete(batch.id)
     return this.#database.commit(() => this.#saveBatch(batch), true)
   }
 
