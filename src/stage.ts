@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { SourceError, StateDamagedError } from './errors.js'
 import { explained } from './state/database.js'
-import { checkpoint } from './state/files.js'
+import { checkpoint, syncToDisk } from './state/files.js'
 import type { CursorStep, ReadRow, SegmentRow, SyncState } from './state/state.js'
 import { type AnyRow, decodeRows, encodeRows, losslessText, RowError } from './values.js'
 
@@ -127,10 +127,13 @@ export class StageWriter {
       await this.#file?.close()
       this.#segment = await this.#state.beginSegment(this.#read)
       this.#file = await open(join(this.#state.folder, this.#segment.file), 'a')
+      await syncToDisk(this.#state.folder) // its name
     }
     try {
       checkpoint('stage write')
-      await this.#file!.writev(frames)
+      const { bytesWritten } = await this.#file!.writev(frames)
+      // a disk that fills up cuts a write short, and only the next one fails
+      if (bytesWritten < bytes) await this.#file!.appendFile(Buffer.concat(frames).subarray(bytesWritten))
       checkpoint('stage written')
       await this.#file!.datasync()
     } catch (error) {

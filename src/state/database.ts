@@ -339,9 +339,17 @@ export function explained(error: unknown, where: string): unknown {
       { cause: error },
     )
   }
-  const readOnly = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST', 'SQLITE_READONLY', 'SQLITE_CANTOPEN'].includes(
-    code,
-  )
+  const readOnly = [
+    'EACCES',
+    'EPERM',
+    'EROFS',
+    'EFBIG',
+    'EIO',
+    'ENOTDIR',
+    'EEXIST',
+    'SQLITE_READONLY',
+    'SQLITE_CANTOPEN',
+  ].includes(code)
   if (readOnly || /unable to open|readonly database/i.test(message)) {
     return new ConfigError(
       `state: ${where} cannot be written (${code || message}); check its permissions or choose another state folder`,

@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path'
 import { AlreadyRunningError, ConfigError, StateDamagedError } from '../errors.js'
 import { decodeRows, encodeRows, Instant } from '../values.js'
 import { Database, explained, isLocked, lock } from './database.js'
-import { checkpoint, fingerprint } from './files.js'
+import { checkpoint, fingerprint, syncToDisk } from './files.js'
 import type {
   CursorStep,
   Identity,
@@ -65,7 +65,7 @@ class EmbeddedState implements State {
     try {
       const sync = await this.#sync(name, identity)
       const folder = join(this.#shared.folder, fileName(name))
-      await mkdir(folder, { recursive: true })
+      if (await mkdir(folder, { recursive: true })) await syncToDisk(this.#shared.folder) // its name
       const state = new EmbeddedSync(this.#database, sync, folder, held.release)
       await state.recover()
       return state

@@ -21,14 +21,14 @@ export async function writeDurably(path: string, write: (temporary: string) => P
   const temporary = `${path}.tmp`
   await write(temporary)
   checkpoint('file written')
-  await sync(temporary)
+  await syncToDisk(temporary)
   await rename(temporary, path)
-  await sync(dirname(path))
+  await syncToDisk(dirname(path))
   checkpoint('file renamed')
 }
 
 /** Makes what was written to a file, or the names in a folder, durable. */
-async function sync(path: string): Promise<void> {
+export async function syncToDisk(path: string): Promise<void> {
   const handle = await open(path, 'r')
   try {
     await handle.sync()

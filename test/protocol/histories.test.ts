@@ -3,7 +3,8 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type Context, type CursorValue, destination, type Outcomes, type Run, sync } from '../../src/index.js'
 import { fakeClock, passTime } from '../support/clock.js'
-import { type Behaviour, type Item, leftBehind, modelDestination, type Sender, timing } from '../support/model.js'
+import { dieAt, immortal } from '../support/death.js'
+import { type Behaviour, type Item, modelDestination, type Sender, timing } from '../support/model.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 
@@ -11,7 +12,6 @@ import { stateFolder } from '../support/state-folder.js'
 // point between two of their steps. What must hold, holds after each run and at the end. Death is imitated here (the state folder
 // as it is at that instant goes on, the process only seems to); test/crash kills for real.
 
-const hook = Symbol.for('spillway.checkpoint')
 const soak = process.env['SOAK'] !== undefined
 const settings = (numRuns: number) => ({
   numRuns: soak ? numRuns * 20 : numRuns,
@@ -110,7 +110,7 @@ const healthy: Session = {
 
 beforeEach(fakeClock)
 afterEach(() => {
-  Reflect.deleteProperty(globalThis, hook)
+  immortal()
   vi.useRealTimers()
 })
 
@@ -243,9 +243,8 @@ async function play(history: History, home: string, job: Job) {
   let last = 0
   for (const [index, session] of sessions.entries()) {
     last = index
-    // under an idempotency key goes what went under it before
-    batchLimit = unknowns === 'idempotent' ? Math.max(batchLimit, session.batchSize) : session.batchSize
-    const sender: Sender = { diedAt: undefined, calls: [...session.calls], batchLimit }
+    // what may have been applied is sent again as it was
+    batchLimit = Math.max(batchLimit, session.batchSize)
     const options = {
       name: 'model',
       batchSize: session.batchSize,
@@ -274,17 +273,18 @@ async function play(history: History, home: string, job: Job) {
       })
 
     const before = await state(folder).status()
+    const next = join(home, String(index + 1))
+    const death = dieAt(session.dies, folder, next)
+    const sender: Sender = { death, calls: [...session.calls], batchLimit }
     const stop = new AbortController()
     if (session.stops !== undefined) setTimeout(() => stop.abort(), session.stops)
-    const next = join(home, String(index + 1))
-    const died = mortal(sender, session.dies, () => leftBehind(folder, next))
     const { allowRejections } = session
     const running = state(folder)
       .run({ signal: stop.signal, allowRejections })
       .catch((error: unknown) => error)
     ghosts.push(running)
-    const result = await Promise.race([running, died])
-    const dead = sender.diedAt !== undefined
+    const result = await Promise.race([running, death.came])
+    const dead = death.at !== undefined
     if (dead) folder = next
 
     const after = await state(folder).status()
@@ -320,19 +320,6 @@ async function play(history: History, home: string, job: Job) {
 
 function rowsOf(rows: number, keys: number | undefined, version = 0): Item[] {
   return Array.from({ length: rows }, (_, id) => ({ id, key: keys ? id % keys : id, version }))
-}
-
-/** Resolves when the process dies: at the n-th named point its folder is taken as it is then, and nothing it does counts any more. */
-function mortal(sender: Sender, dies: number | undefined, take: () => void): Promise<void> {
-  return new Promise((resolve) => {
-    let passed = 0
-    Reflect.set(globalThis, hook, () => {
-      if (sender.diedAt !== undefined || ++passed !== dies) return
-      sender.diedAt = Date.now()
-      take()
-      resolve()
-    })
-  })
 }
 
 function addsUp({ rows, delivered, unchanged, rejected, pending, unknown, superseded }: Outcomes): void {

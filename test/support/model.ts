@@ -1,7 +1,6 @@
-import { cpSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import type { Context, Outcome } from '../../src/index.js'
 import { FatalError, RejectedError, RetryableError, reject, retry, unknown } from '../../src/index.js'
+import type { Death } from './death.js'
 
 /** A record of the model: the row's place in the source, its key, and which version of the source it comes from. */
 export interface Item {
@@ -29,7 +28,7 @@ export interface Applied extends Item {
 
 /** A process that sends. A dead one has no further effect; requests that it had sent may still land. */
 export interface Sender {
-  diedAt: number | undefined
+  readonly death: Death
   readonly calls: Behaviour[]
   readonly batchLimit: number
 }
@@ -61,7 +60,7 @@ export function modelDestination({ poison, refuses, honoursKeys, identify }: Mod
     new Promise((resolve) => signal.addEventListener('abort', () => resolve()))
 
   const write = async (sender: Sender, batch: readonly Item[], context: Context): Promise<undefined | Outcome[]> => {
-    if (sender.diedAt !== undefined) throw new FatalError('the process is dead')
+    if (sender.death.at !== undefined) throw new FatalError('the process is dead')
     const { idempotencyKey, signal } = context
     const body = batch.map(({ id, version }) => `${id}.${version}`).join()
     if ((bodies.get(idempotencyKey) ?? body) !== body) complaints.push(`one idempotency key, two bodies: ${body}`)
@@ -74,10 +73,10 @@ export function modelDestination({ poison, refuses, honoursKeys, identify }: Mod
     let over = false
     const apply = (some = batch): void => {
       // `settle` promises that nothing lands later
-      if (Date.now() > (sender.diedAt ?? Number.POSITIVE_INFINITY) + timing.settle / 2) return
+      if (Date.now() > (sender.death.at ?? Number.POSITIVE_INFINITY) + timing.settle / 2) return
       if (honoursKeys && keysSeen.has(idempotencyKey)) return
       keysSeen.add(idempotencyKey)
-      applied.push(...some.map((item) => ({ ...item, late: over || sender.diedAt !== undefined })))
+      applied.push(...some.map((item) => ({ ...item, late: over || sender.death.at !== undefined })))
     }
     let behaviour = sender.calls.shift() ?? { kind: 'ok' }
     // an idempotency key stands for the whole batch
@@ -150,24 +149,10 @@ export function modelDestination({ poison, refuses, honoursKeys, identify }: Mod
     complaints,
     write,
     verify(sender: Sender, batch: readonly Item[]): Item[] {
-      if (sender.diedAt !== undefined) throw new FatalError('the process is dead')
+      if (sender.death.at !== undefined) throw new FatalError('the process is dead')
       if (batch.length > sender.batchLimit) complaints.push(`${batch.length} records in one call of verify`)
       const there = new Set(applied.map(identify))
       return batch.filter((item) => there.has(identify(item)))
     },
-  }
-}
-
-/**
- * What a kill at this instant would leave of a state folder, in another folder. The reserve file is only named: its eight
- * megabytes are beside the point.
- */
-export function leftBehind(folder: string, copy: string): void {
-  mkdirSync(copy, { recursive: true })
-  for (const name of readdirSync(folder)) {
-    if (name === 'reserve') writeFileSync(join(copy, name), '')
-    else if (!name.endsWith('-shm') && existsSync(join(folder, name))) {
-      cpSync(join(folder, name), join(copy, name), { recursive: true })
-    }
   }
 }
