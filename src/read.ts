@@ -164,7 +164,8 @@ export class Reader {
   /** Dead letters as rows to be delivered anew; from the same commit on they count as sent again. */
   async stageLetters(letters: readonly StoredLetter[]): Promise<void> {
     const { name, state } = this.#options
-    const writer = new StageWriter(state, await state.beginRead(false), name, () => this.#grew())
+    // those that are not staged yet when it breaks off are still dead letters
+    const writer = new StageWriter(state, await state.beginRead(false, 'sealed'), name, () => this.#grew())
     try {
       for (const { row, id } of letters) await writer.add([row], undefined, [id])
       await writer.end('sealed')

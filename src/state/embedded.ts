@@ -345,14 +345,15 @@ class EmbeddedSync implements SyncState {
     return new Map(rows.map(({ hash, count }) => [hash, count]))
   }
 
-  async beginRead(complete: boolean): Promise<ReadRow> {
-    const read: ReadRow = { id: this.#takeSerial(), state: 'open', complete, first: this.#nextOrdinal, rows: 0 }
+  async beginRead(complete: boolean, state: 'open' | 'sealed' = 'open'): Promise<ReadRow> {
+    const read: ReadRow = { id: this.#takeSerial(), state, complete, first: this.#nextOrdinal, rows: 0 }
     await this.#database.commit(() => {
       this.#saveSerial()
       this.#database.run(
-        `insert into read (sync, id, state, complete, first, rows) values (?, ?, 'open', ?, ?, 0)`,
+        'insert into read (sync, id, state, complete, first, rows) values (?, ?, ?, ?, ?, 0)',
         this.#sync,
         read.id,
+        state,
         complete ? 1 : 0,
         read.first,
       )

@@ -179,7 +179,8 @@ export interface SyncState {
   seen(): ReadonlyMap<string, number>
   /** The ordinal of the next row to be staged. */
   readonly nextOrdinal: number
-  beginRead(complete: boolean): Promise<ReadRow>
+  /** `sealed`: it counts as read to its end from the first row on, so that it is not continued when it breaks off. */
+  beginRead(complete: boolean, state?: 'open' | 'sealed'): Promise<ReadRow>
   /** Goes on with a read that broke off. */
   resumeRead(read: ReadRow): Promise<void>
   beginSegment(read: ReadRow): Promise<SegmentRow>

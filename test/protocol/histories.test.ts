@@ -47,7 +47,7 @@ interface Session {
 interface Job {
   readonly mode: 'append' | 'insert' | 'upsert'
   readonly key: 'id' | 'key' | undefined
-  readonly cursor: 'id' | undefined
+  readonly cursor: 'id' | 'version' | undefined
   /** The source as the n-th run of so many finds it. */
   rows(run: number, runs: number): readonly Item[]
 }
@@ -156,6 +156,26 @@ describe('every row has exactly one outcome, the numbers add up, and all is deli
     }),
   )
 
+  it('in append with a cursor, of which some rows have the same value', { timeout }, () =>
+    check(30, 60, async (history, home) => {
+      const { rows, unknowns } = history
+      const source = rowsOf(rows, undefined).map((row) => ({ ...row, version: Math.floor(row.id / 5) }))
+      const { applied, letters, open, poison } = await play(history, home, {
+        mode: 'append',
+        key: undefined,
+        cursor: 'version',
+        rows: (run, runs) => source.slice(0, Math.ceil((rows * (run + 1)) / runs)),
+      })
+      const times = counted(applied.map(({ id }) => id))
+      expect(letters.filter((id) => !poison.has(id) || times.has(id))).toEqual([])
+      const missing = source.filter(({ id }) => !times.has(id) && !letters.includes(id))
+      expect(missing.length).toBeLessThanOrEqual(open.unknown)
+      expect(open.pending).toBe(0)
+      if (unknowns !== 'hold' && poison.size === 0) expect(open.unknown).toBe(0)
+      if (unknowns === 'hold' || unknowns === 'verify') expect(repeated(times)).toEqual([])
+    }),
+  )
+
   it('in insert, of a source that shows everything', { timeout }, () =>
     check(20, 90, async (history, home) => {
       const { rows, unknowns } = history
@@ -233,7 +253,7 @@ async function play(history: History, home: string, job: Job) {
     poison,
     refuses: history.refuses,
     honoursKeys: unknowns === 'idempotent',
-    identify: job.cursor === undefined ? ({ id }) => id : ({ key }) => key,
+    identify: job.key === 'key' && job.mode !== 'append' ? ({ key }) => key : ({ id }) => id,
   })
   const sessions = [...history.runs, ...Array.from({ length: 6 }, () => healthy)]
   const ghosts: Promise<unknown>[] = []
@@ -262,7 +282,8 @@ async function play(history: History, home: string, job: Job) {
     const state = (of: string) =>
       sync({
         name: 'job',
-        from: ({ since = -1 }: { since: CursorValue | undefined }) => rows.filter(({ id }) => id >= (since as number)),
+        from: ({ since = -1 }: { since: CursorValue | undefined }) =>
+          rows.filter((row) => row[cursor ?? 'id'] >= (since as number)),
         to: unknowns === 'verify' ? destination(options)({ insert: write, verify }) : destination(options)(write),
         mode: mode as 'insert',
         map: session.remaps ? (row: Item) => ({ ...row, key: row.key }) : (row: Item) => row,
@@ -308,7 +329,8 @@ async function play(history: History, home: string, job: Job) {
     // in append, the next run would read the source anew, and send every row a second time
     const ended = after.lastRun?.state !== 'killed'
     const stuck = ended && open.pending === 0 && open.unknown > 0 && (unknowns === 'hold' || poison.size > 0)
-    if (job.mode === 'append' ? done || stuck : index > history.runs.length && (done || stuck)) break
+    const readsOnce = job.mode === 'append' && job.cursor === undefined
+    if ((readsOnce || index > history.runs.length) && (done || stuck)) break
   }
   await Promise.all(ghosts)
   expect(model.complaints).toEqual([])
