@@ -1,5 +1,3 @@
-import type { LedgerBatch } from './state/state.js'
-
 /** Rows by what became of them. The others add up to `rows`. */
 export interface Outcomes {
   readonly rows: number
@@ -21,32 +19,13 @@ export interface Outcomes {
 export interface Tally {
   readonly delivered: number
   readonly rejected: number
+  /** In no batch, or in one that is under way. */
   readonly pending: number
   readonly unknown: number
   readonly resent: number
 }
 
 export const none: Tally = { delivered: 0, rejected: 0, pending: 0, unknown: 0, resent: 0 }
-
-/** An ordinal that is in no batch is pending; so is one whose batch is under way. */
-export function tally(batches: Iterable<LedgerBatch>, from: number, to: number): Tally {
-  if (from >= to) return none
-  let { delivered, rejected, unknown, resent } = none
-  for (const batch of batches) {
-    const within = batch.ranges.reduce(
-      (sum, [first, count]) => sum + Math.max(0, Math.min(to, first + count) - Math.max(from, first)),
-      0,
-    )
-    if (batch.state === 'unknown') unknown += within
-    if (batch.state === 'settled') {
-      const refused = batch.rejected.filter((ordinal) => ordinal >= from && ordinal < to).length
-      rejected += refused
-      delivered += within - refused
-    }
-    if (batch.resent) resent += within
-  }
-  return { delivered, rejected, unknown, resent, pending: Math.max(0, to - from) - delivered - rejected - unknown }
-}
 
 /** What was settled between two tallies, and what is open at the second. */
 export function since(after: Tally, before: Tally): Tally {

@@ -299,41 +299,54 @@ export class Batcher {
   }
 
   #prepare(chunk: ItemChunk, index: number, ordinal: number): Prepared | Invalid | Promise<Prepared | Invalid> {
-    const { key, cursor, map, destination } = this.#options
+    const { key, map, destination } = this.#options
     const row = chunk.rows[index]!
     const rowKey = chunk.keys ? chunk.keys[index] : key && keyOf(row, key)
-    const invalid = (problem: string): Invalid => ({ ordinal, row, key: rowKey, problem })
-    if (key && rowKey === undefined) return invalid(`the key (${key.join(', ')}) is null or missing`)
-    if (cursor !== undefined && (row[cursor] === null || row[cursor] === undefined)) {
-      return invalid(
-        `the cursor column ${cursor} is null or missing, so later reads could not tell the row from new ones`,
-      )
-    }
-    let record: unknown = row
+    const item = { ordinal, row, record: row as object, key: rowKey, remoteId: chunk.remoteIds?.[index] }
+    const problem = this.#problemOf(row, rowKey)
+    if (problem !== undefined) return { ...item, problem }
     if (map) {
+      let record: unknown
       try {
         record = map(row)
       } catch (error) {
-        return invalid(`map failed: ${messageOf(error)}`)
+        return { ...item, problem: `map failed: ${messageOf(error)}` }
       }
       if (record === null || typeof record !== 'object' || record instanceof Promise) {
-        return invalid(`map returned ${describe(record)}; it must return a record, and not later`)
+        return { ...item, problem: `map returned ${describe(record)}; it must return a record, and not later` }
       }
+      item.record = record
     }
-    const finish = (made: unknown): Prepared | Invalid => {
-      const missing = destination.match?.find((field) => ((made as AnyRow)[field] ?? undefined) === undefined)
-      if (missing !== undefined) {
-        return invalid(`the record has no ${missing}, by which ${destination.name} finds its object`)
-      }
-      return { ordinal, row, record: made as object, key: rowKey, remoteId: chunk.remoteIds?.[index] }
+    if (!destination.record) return this.#matched(item)
+    const validated = validate(destination.record, item.record)
+    return validated instanceof Promise
+      ? validated.then((found) => this.#validated(item, found))
+      : this.#validated(item, validated)
+  }
+
+  /** Why a row cannot be delivered whatever its record is. */
+  #problemOf(row: AnyRow, rowKey: string | undefined): string | undefined {
+    const { key, cursor } = this.#options
+    if (key && rowKey === undefined) return `the key (${key.join(', ')}) is null or missing`
+    if (cursor !== undefined && (row[cursor] === null || row[cursor] === undefined)) {
+      return `the cursor column ${cursor} is null or missing, so later reads could not tell the row from new ones`
     }
-    if (!destination.record) return finish(record)
-    const read = (validated: Validated): Prepared | Invalid =>
-      'problem' in validated
-        ? invalid(`the record does not fit ${destination.name}: ${validated.problem}`)
-        : finish(validated.value)
-    const validated = validate(destination.record, record)
-    return validated instanceof Promise ? validated.then(read) : read(validated)
+    return undefined
+  }
+
+  #validated(item: Prepared, validated: Validated): Prepared | Invalid {
+    if ('problem' in validated) {
+      const problem = `the record does not fit ${this.#options.destination.name}: ${validated.problem}`
+      return { ...item, problem }
+    }
+    return this.#matched({ ...item, record: validated.value as object })
+  }
+
+  #matched(item: Prepared): Prepared | Invalid {
+    const { match, name } = this.#options.destination
+    const missing = match?.find((field) => ((item.record as AnyRow)[field] ?? undefined) === undefined)
+    if (missing === undefined) return item
+    return { ...item, problem: `the record has no ${missing}, by which ${name} finds its object` }
   }
 }
 

@@ -97,6 +97,8 @@ export class Delivery {
   #lastDelivery = Number.NEGATIVE_INFINITY
   #holdsInARow = 0
   #columns: readonly Column[] | undefined
+  /** Cuts off the calls under way. */
+  readonly #underWay = new Set<(reason: unknown) => void>()
   readonly #openLetters: Set<string>
   /** Refusals not yet believed, because nothing has been delivered in this run. */
   #refusals: Refusal[] = []
@@ -107,6 +109,9 @@ export class Delivery {
     this.#settleTime = Number.isNaN(settle) ? timeout : settle
     this.#stop = AbortSignal.any([options.stop, this.#halted.signal])
     this.#openLetters = new Set(options.key ? options.state.openLetters() : [])
+    onAbort(options.cut, () => {
+      for (const abort of this.#underWay) abort(options.cut.reason)
+    })
     this.#batcher = new Batcher({
       ...options,
       stop: this.#stop,
@@ -206,7 +211,7 @@ export class Delivery {
     }
     const records = items.map(({ record }) => record)
     await pace.enter(this.#stop)
-    const begun = performance.now()
+    let begun = performance.now()
     let verdict: Verdict | undefined
     try {
       work.prepared = undefined
@@ -215,6 +220,8 @@ export class Delivery {
       if (work.firstSentAt === 0) work.firstSentAt = Date.now()
       await state.sent(this.#ledgerBatch(work, 'sent'))
       checkpoint('sent')
+      await this.#stillIn(work, begun)
+      begun = performance.now()
       const handler = destination.handlers[operation]!
       verdict = await this.#call(work, items, records, async (context) =>
         readAnswer(await handler(records.slice(), context), records, destination.name),
@@ -224,6 +231,16 @@ export class Delivery {
       this.#leave(begun, verdict)
     }
     return this.#conclude(work, items, verdict)
+  }
+
+  /** Waits again when the request would not leave in the time for which it was let in. */
+  async #stillIn(work: Work, entered: number): Promise<void> {
+    try {
+      await this.#options.pace.stillIn(entered, this.#stop)
+    } catch (reason) {
+      this.#nothingApplied(work) // it never left
+      throw reason
+    }
   }
 
   /** Frees the lane, and makes all others wait when the destination asked for it. */
@@ -598,26 +615,31 @@ export class Delivery {
     records: readonly object[],
     handler: (context: Context) => Promise<Verdict>,
   ): Promise<Verdict> {
-    const { destination, cut } = this.#options
+    const { destination } = this.#options
     const { name } = destination
     const { timeout, retryFor } = destination.policy
     const controller = new AbortController()
-    const ignoreCut = onAbort(cut, () => controller.abort(cut.reason))
-    const disarm = afterTurn(timeout, () =>
-      controller.abort(new TimeoutError(`${name}: no answer within ${timeout / 1000} s`)),
-    )
+    let giveUp: (error: Error) => void
+    const overdue = new Promise<never>((_, reject) => {
+      giveUp = reject
+    })
+    const abort = (reason: unknown): void => {
+      if (controller.signal.aborted) return
+      controller.abort(reason)
+      disarm()
+      disarm = afterTurn(retryFor, () =>
+        giveUp(
+          new FatalError(
+            `${name}: the handler went on for ${retryFor / 1000} s after its signal had aborted; pass context.signal to whatever it waits for`,
+          ),
+        ),
+      )
+    }
+    let disarm = afterTurn(timeout, () => abort(new TimeoutError(`${name}: no answer within ${timeout / 1000} s`)))
+    this.#underWay.add(abort)
     const requests = { writes: 0, open: 0 }
     const context = this.#context(work, items, records, controller.signal, requests)
-    let disarmOverdue = (): void => {}
     try {
-      const overdue = new Promise<never>((_, reject) => {
-        onAbort(controller.signal, () => {
-          const error = new FatalError(
-            `${name}: the handler went on for ${retryFor / 1000} s after its signal had aborted; pass context.signal to whatever it waits for`,
-          )
-          disarmOverdue = afterTurn(retryFor, () => reject(error))
-        })
-      })
       const verdict = await Promise.race([handler(context), overdue])
       if (requests.open === 0) return verdict
       throw new TypeError(
@@ -631,9 +653,8 @@ export class Delivery {
       }
       return judge(error, { actor: name, atomic: destination.atomic, writes: requests.writes }, Date.now())
     } finally {
-      disarmOverdue()
       disarm()
-      ignoreCut()
+      this.#underWay.delete(abort)
     }
   }
 

@@ -43,6 +43,11 @@ export class SlidingWindow {
     if (latency > this.#margin && now - latency <= this.#firstAnswer) this.#count(now)
   }
 
+  /** Whether a request that took its slot at `taken` would leave in the time of another, if it left only `now`. */
+  isLate(taken: number, now: number): boolean {
+    return now - taken > this.#margin / 2
+  }
+
   #count(now: number): void {
     this.#starts[this.#next] = now
     this.#next = (this.#next + 1) % this.#limit
@@ -171,13 +176,16 @@ export async function sleep(milliseconds: number, signal?: AbortSignal): Promise
  * Lets calls to one destination through: a fixed or found number at a time (lanes), a rate, and pauses for all of them.
  *
  * A call enters, makes its request, and leaves; each further request that it makes takes a slot of the rate. Those who
- * wait are let in in order; calls under way come before new ones. Take the slot right before the request leaves: the
- * rate is kept between slots, and what happens between slot and request moves the request out of its place.
+ * wait are let in in order; calls under way come before new ones. The rate is kept between slots: what happens between a
+ * slot and its request moves the request out of its place, so who has something to do in between asks {@link stillIn}.
  *
  * @example
  * ```ts
  * const pace = new Pace({ rate: { limit: 10, window: 1_000 }, concurrency: 4 })
  * await pace.enter(signal)
+ * const entered = performance.now()
+ * await getReady()
+ * await pace.stillIn(entered, signal)
  * const start = performance.now()
  * const response = await fetch(url, { signal }).catch(…)
  * if (response.status === 429) pace.pause(30_000)
@@ -215,6 +223,15 @@ export class Pace {
    */
   enter(signal: AbortSignal): Promise<void> {
     return this.#wait(this.#arriving, signal)
+  }
+
+  /**
+   * Resolves when a call that entered at `entered` may make its request: at once, unless a pause began meanwhile or it would
+   * leave in the time of another; then it takes another slot.
+   */
+  async stillIn(entered: number, signal: AbortSignal): Promise<void> {
+    const now = performance.now()
+    if (this.#pausedUntil > now || this.#window?.isLate(entered, now)) await this.slot(signal)
   }
 
   /** Frees the lane; `'auto'` learns from what was seen. */

@@ -1,5 +1,5 @@
 import { hash, randomUUID } from 'node:crypto'
-import { none, type Outcomes, outcomes, plus, since, type Tally, tally } from './account.js'
+import { none, type Outcomes, outcomes, plus, since, type Tally } from './account.js'
 import { redact, resolveConfig } from './config.js'
 import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
@@ -218,10 +218,10 @@ class Running {
     this.#oldest = state.reads[0]?.first ?? state.nextOrdinal
     const { plan, reads } = state
     if (definition.mode === 'append') {
-      this.#before = tally(state.batches(), this.#oldest, this.#freshFrom)
+      this.#before = state.tally(this.#oldest, this.#freshFrom)
       this.#unplanned = 0
     } else {
-      this.#before = plan ? tally(state.batches(), 0, plan.items) : none
+      this.#before = plan ? state.tally(0, plan.items) : none
       this.#unplanned = reads.reduce((sum, { first, rows }) => sum + (first >= (plan?.through ?? 0) ? rows : 0), 0)
     }
     const { name, destination, mode, operation, key, cursor, map, log } = definition
@@ -305,7 +305,7 @@ class Running {
       if (!letters && !cursor && last?.state === 'sealed') {
         // its run has not told that it ended: reading again would send every row a second time. But rows that are merely held
         // do not keep the sync from going on
-        const { unknown } = tally(state.batches(), this.#oldest, this.#freshFrom)
+        const { unknown } = state.tally(this.#oldest, this.#freshFrom)
         const merelyHeld = this.#before.pending === 0 && unknown > 0 && unknown === this.#before.unknown
         if (state.interrupted || !merelyHeld) {
           log.info(`${name}: finished what an earlier run had read; the source was not read again`)
@@ -341,7 +341,7 @@ class Running {
     if (this.#definition.mode !== 'append' || !over) return []
     const free: ReadRow[] = []
     for (const read of state.reads) {
-      const { pending, unknown } = tally(state.batches(), read.first, read.first + read.rows)
+      const { pending, unknown } = state.tally(read.first, read.first + read.rows)
       // a read that broke off is needed to tell, next time, what was read already
       if (pending + unknown > 0 || (read.state !== 'sealed' && !sealedAfter(state, read))) break
       free.push(read)
@@ -380,7 +380,7 @@ class Running {
         },
       ])
     }
-    this.#after = tally(state.batches(), 0, plan.items)
+    this.#after = state.tally(0, plan.items)
   }
 
   async #planAndDeliver(complete: boolean): Promise<void> {
@@ -447,8 +447,8 @@ class Running {
     const rows = state.nextOrdinal - this.#freshFrom
     const before = this.#before
     if (this.#definition.mode === 'append') {
-      const old = tally(state.batches(), this.#oldest, this.#freshFrom)
-      const fresh = tally(state.batches(), this.#freshFrom, state.nextOrdinal)
+      const old = state.tally(this.#oldest, this.#freshFrom)
+      const fresh = state.tally(this.#freshFrom, state.nextOrdinal)
       return {
         ...outcomes(rows, fresh),
         resumed: outcomes(before.pending + before.unknown, since(old, before)),
@@ -467,8 +467,8 @@ class Running {
       }
     }
     const { fresh: boundary, items, counts } = this.#state.plan!
-    const fresh = tally(state.batches(), boundary, items)
-    const carried = tally(state.batches(), 0, boundary)
+    const fresh = state.tally(boundary, items)
+    const carried = state.tally(0, boundary)
     const open = after.pending + after.unknown + this.#unplanned
     return {
       ...outcomes(rows, fresh, counts.unchanged, counts.superseded),
@@ -489,7 +489,7 @@ class Running {
   async #tidy(): Promise<void> {
     const { plan } = this.#state
     if (!plan) return
-    const { pending, unknown } = tally(this.#state.batches(), 0, plan.items)
+    const { pending, unknown } = this.#state.tally(0, plan.items)
     if (pending + unknown === 0) await compact(this.#state)
   }
 

@@ -9,14 +9,22 @@ import type { CursorStep, ReadRow, SegmentRow, SyncState } from './state/state.j
 import { type AnyRow, decodeRows, encodeRows, losslessText, RowError } from './values.js'
 
 // A segment is a sequence of frames; a frame is a header and a JSON array of rows:
-//   payload bytes (u32) · rows (u32) · CRC-32 of the payload (u32) · flags (u32; bit 0: rows hold tagged values)
+//   payload bytes (u32) · rows (u32) · CRC-32 of the payload (u32) · flags (u32)
 const headerBytes = 16
+/** Rows hold tagged values. */
 const taggedFlag = 1
+/** The payload is ASCII, which is read faster than UTF-8 at large. */
+const asciiFlag = 2
 
-/** Rows in one frame, so that a batch is cut from few of them. */
+/** Bytes in one frame, about: V8 makes and frees a string of this length much faster than one of more than 128 kB. */
+const frameBytes = 64 * 1024
+/** Rows in one frame, at most. */
 const frameRows = 1_000
-/** Bytes synced together: enough to make the cost of a sync small, few enough to hold in memory. */
+/** Bytes synced together: enough to make the cost of a sync small, few enough to hold in memory; at first less, to begin soon. */
 const groupBytes = 1 << 20
+const firstGroupBytes = 1 << 16
+/** Room for a group and the frame that makes it full. */
+const bufferBytes = groupBytes * 2
 /** Bytes read together, at least: several frames, so that most batches are cut without asking the disk. */
 const windowBytes = 1 << 20
 /** Bytes after which a new segment begins, so that room is freed piece by piece. */
@@ -41,8 +49,12 @@ export class StageWriter {
   #file: FileHandle | undefined
   /** Rows not yet in a frame, frames not yet written. */
   #loose: readonly object[] = []
-  #frames: Buffer[] = []
+  #frameRows = 100
+  #frames = Buffer.allocUnsafeSlow(bufferBytes)
   #bytes = 0
+  #groupBytes = firstGroupBytes
+  /** What is being written, and will be filled when it is. */
+  #written = Buffer.allocUnsafeSlow(bufferBytes)
   #rows = 0
   #step: CursorStep | undefined
   #letters: number[] = []
@@ -64,26 +76,32 @@ export class StageWriter {
    * the dead letters that they replace.
    */
   async add(rows: readonly object[], step?: CursorStep, letters: readonly number[] = []): Promise<void> {
-    this.#loose = this.#loose.length === 0 && rows.length >= frameRows ? rows : [...this.#loose, ...rows]
+    this.#loose = this.#loose.length === 0 && rows.length >= this.#frameRows ? rows : [...this.#loose, ...rows]
     this.#letters.push(...letters)
     if (step) this.#step = this.#step ? { ...step, seen: [...this.#step.seen, ...step.seen] } : step
-    if (this.#loose.length >= frameRows) this.#encode()
-    if (this.#bytes >= groupBytes) await this.flush()
+    if (this.#loose.length >= this.#frameRows) {
+      this.#encode()
+      await new Promise(setImmediate) // a source that never waits must not keep others from their turn
+    }
+    if (this.#bytes >= this.#groupBytes) {
+      this.#groupBytes = Math.min(groupBytes, this.#groupBytes * 2)
+      await this.flush()
+    }
   }
 
   /** Makes durable what was taken: begins at once, waits only for the group before. */
   async flush(): Promise<void> {
     this.#encode()
-    await this.#writing
-    if (this.#frames.length === 0) return
+    // until no other has begun one meanwhile
+    for (let writing: unknown; writing !== this.#writing; await writing) writing = this.#writing
+    if (this.#bytes === 0) return
     const group = {
-      frames: this.#frames,
-      bytes: this.#bytes,
+      frames: this.#frames.subarray(0, this.#bytes),
       rows: this.#rows,
       step: this.#step,
       letters: this.#letters,
     }
-    this.#frames = []
+    ;[this.#frames, this.#written] = [this.#written, this.#frames]
     this.#bytes = 0
     this.#rows = 0
     this.#step = undefined
@@ -107,22 +125,43 @@ export class StageWriter {
 
   #encode(): void {
     const rows = this.#loose
-    if (rows.length === 0) return
     this.#loose = []
-    const { text, tagged } = encode(rows, this.#where, this.#total)
-    const payload = Buffer.from(text)
-    const header = Buffer.allocUnsafe(headerBytes)
-    header.writeUInt32LE(payload.length, 0)
-    header.writeUInt32LE(rows.length, 4)
-    header.writeUInt32LE(crc32(payload), 8)
-    header.writeUInt32LE(tagged ? taggedFlag : 0, 12)
-    this.#frames.push(header, payload)
-    this.#bytes += headerBytes + payload.length
-    this.#rows += rows.length
-    this.#total += rows.length
+    for (let start = 0; start < rows.length; ) {
+      const end = Math.min(rows.length, start + this.#frameRows)
+      this.#encodeFrame(rows.slice(start, end))
+      start = end
+    }
   }
 
-  async #write({ frames, bytes, rows, step, letters }: Group): Promise<void> {
+  #encodeFrame(rows: readonly object[]): void {
+    const { text, tagged } = encode(rows, this.#where, this.#total)
+    this.#makeRoom(text)
+    const header = this.#bytes
+    const payload = header + headerBytes
+    const bytes = this.#frames.write(text, payload)
+    this.#bytes = payload + bytes
+    this.#frames.writeUInt32LE(bytes, header)
+    this.#frames.writeUInt32LE(rows.length, header + 4)
+    this.#frames.writeUInt32LE(crc32(this.#frames.subarray(payload, this.#bytes)), header + 8)
+    this.#frames.writeUInt32LE((tagged ? taggedFlag : 0) | (bytes === text.length ? asciiFlag : 0), header + 12)
+    this.#rows += rows.length
+    this.#total += rows.length
+    this.#frameRows = Math.max(1, Math.min(frameRows, Math.floor((frameBytes * rows.length) / bytes)))
+  }
+
+  /** So that a frame with this text fits. */
+  #makeRoom(text: string): void {
+    const payload = this.#bytes + headerBytes
+    // at most three bytes for a UTF-16 unit; to count them takes longer than to write them
+    if (payload + text.length * 3 <= this.#frames.length) return
+    const needed = payload + Buffer.byteLength(text)
+    if (needed <= this.#frames.length) return
+    const larger = Buffer.allocUnsafeSlow(needed + bufferBytes)
+    this.#frames.copy(larger, 0, 0, this.#bytes)
+    this.#frames = larger
+  }
+
+  async #write({ frames, rows, step, letters }: Group): Promise<void> {
     if (!this.#segment || this.#segment.bytes >= segmentBytes) {
       await this.#file?.close()
       this.#segment = await this.#state.beginSegment(this.#read)
@@ -131,24 +170,22 @@ export class StageWriter {
     }
     try {
       checkpoint('stage write')
-      const { bytesWritten } = await this.#file!.writev(frames)
-      // a disk that fills up cuts a write short, and only the next one fails
-      if (bytesWritten < bytes) await this.#file!.appendFile(Buffer.concat(frames).subarray(bytesWritten))
+      // not write(), which a disk that fills up cuts short without an error
+      await this.#file!.appendFile(frames)
       checkpoint('stage written')
       await this.#file!.datasync()
     } catch (error) {
       throw explained(error, join(this.#state.folder, this.#segment.file))
     }
     checkpoint('stage synced')
-    this.#segment = { ...this.#segment, rows: this.#segment.rows + rows, bytes: this.#segment.bytes + bytes }
+    this.#segment = { ...this.#segment, rows: this.#segment.rows + rows, bytes: this.#segment.bytes + frames.length }
     await this.#state.staged(this.#segment, step, letters)
     this.#grown()
   }
 }
 
 type Group = {
-  readonly frames: Buffer[]
-  readonly bytes: number
+  readonly frames: Buffer
   readonly rows: number
   readonly step: CursorStep | undefined
   readonly letters: readonly number[]
@@ -209,13 +246,14 @@ export class StageReader {
       const bytes = header.readUInt32LE(0)
       const rows = header.readUInt32LE(4)
       const digest = header.readUInt32LE(8)
-      const tagged = (header.readUInt32LE(12) & taggedFlag) !== 0
+      const flags = header.readUInt32LE(12)
       const next = { offset: offset + headerBytes + bytes, first: first + rows }
       if (place === places.at(-1)) places.push(next)
       if (ordinal < next.first) {
         const payload = await this.#bytes(segment, offset + headerBytes, bytes)
         if (crc32(payload) !== digest) throw this.#damaged(segment, offset)
-        return { first, rows: decodeRows(payload.toString(), tagged) }
+        const text = payload.toString(flags & asciiFlag ? 'latin1' : 'utf8')
+        return { first, rows: decodeRows(text, (flags & taggedFlag) !== 0) }
       }
       place = next
     }

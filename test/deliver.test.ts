@@ -516,6 +516,27 @@ describe('a run that must end', () => {
     expect(seen.slice(0, 100)).toEqual(rows(100).map(({ id }) => id))
   })
 
+  it('a batch that was marked as sent and then had to wait is pending, not unknown, when the run stops before it left', async () => {
+    const controller = new AbortController()
+    let marks = 0
+    const hook = Symbol.for('spillway.checkpoint')
+    onTestFinished(() => Reflect.deleteProperty(globalThis, hook))
+    Reflect.set(globalThis, hook, (name: string) => {
+      if (name !== 'sent' || ++marks !== 2) return
+      // the disk took so long that the slot is past, and the next is an hour away
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200)
+      setTimeout(() => controller.abort(), 20)
+    })
+    const seen: number[] = []
+    const to = destination({ batchSize: 10, concurrency: 2, rate: '2/10s' })(
+      (batch: Row[]) => void seen.push(...batch.map(({ id }) => id)),
+    )
+    const one = sync({ name: 'a', from: rows(20), to, state: await stateFolder(), log: quiet })
+    expect(await one.run({ signal: controller.signal })).toMatchObject({ delivered: 10, pending: 10, unknown: 0 })
+    expect(seen).toHaveLength(10)
+    expect(await one.status()).toMatchObject({ pending: 10, unknown: 0 })
+  })
+
   it('is over at its deadline', async () => {
     const to = destination({ batchSize: 1, onUnknown: 'hold' })(async (_: Row[], { signal }) => {
       await new Promise((resolve, rejectNow) => {

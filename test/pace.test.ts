@@ -485,6 +485,30 @@ describe('with a fake clock', () => {
       expect(done).toEqual([0])
     })
 
+    test('a call that took long to get ready takes another slot, so that it does not leave in the time of another', async () => {
+      const pace = new Pace({ rate: { limit: 2, window: 1_000 }, concurrency: 3 })
+      const entered = performance.now()
+      await pace.enter(never)
+      await vi.advanceTimersByTimeAsync(900)
+      await pace.enter(never)
+      const done = follow([pace.stillIn(performance.now(), never), pace.stillIn(entered, never)])
+      await tick()
+      expect(done).toEqual([0])
+      await vi.advanceTimersByTimeAsync(130)
+      expect(done).toEqual([0, 1])
+    })
+
+    test('a call that got ready when a pause began waits for its end', async () => {
+      const pace = new Pace({ concurrency: 1 })
+      await pace.enter(never)
+      pace.pause(5_000)
+      const done = follow([pace.stillIn(performance.now(), never)])
+      await vi.advanceTimersByTimeAsync(4_999)
+      expect(done).toEqual([])
+      await vi.advanceTimersByTimeAsync(1)
+      expect(done).toEqual([0])
+    })
+
     test("'auto' opens lanes while all are used and latency stays, and closes them when pushed back", async () => {
       const pace = new Pace({ concurrency: 'auto' })
       const controller = new AbortController()

@@ -34,7 +34,7 @@ const migrations = [
   );
   create table snapshot (sync integer primary key, file text not null, bytes integer not null, digest text not null, rows integer not null);
   create table batch (
-    sync integer not null, id integer not null, operation text not null, ranges text not null, rows integer not null, past integer not null, state text not null,
+    sync integer not null, id integer not null, operation text not null, ranges text not null, first integer not null, past integer not null, rows integer not null, state text not null,
     attempt integer not null, doubt integer not null, idempotency_key text not null, digest text, sent_at integer not null, first_sent_at integer not null,
     rejected text, receipts text, resumed integer not null, resent integer not null, primary key (sync, id)
   ) without rowid;
@@ -103,7 +103,8 @@ export class Database {
           `state: ${folder} cannot hold a write-ahead log (journal mode ${mode}); choose a local disk`,
         )
       }
-      sqlite.exec('pragma synchronous = full; pragma fullfsync = on')
+      // a log that is kept short is soon written over again, and that is quicker to sync than making it longer
+      sqlite.exec('pragma synchronous = full; pragma fullfsync = on; pragma wal_autocheckpoint = 200')
       migrate(sqlite)
       sqlite.exec('pragma busy_timeout = 0')
     } catch (error) {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, rm, stat, truncate } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { none, type Tally } from '../account.js'
 import { AlreadyRunningError, ConfigError, StateDamagedError } from '../errors.js'
 import { decodeRows, encodeRows, Instant } from '../values.js'
 import { Database, explained, isLocked, lock } from './database.js'
@@ -500,26 +501,47 @@ class EmbeddedSync implements SyncState {
   }
 
   *batches(): Iterable<LedgerBatch> {
-    for (const row of this.#database.iterate<StoredBatch>(
-      'select * from batch where sync = ? order by id',
-      this.#sync,
-    )) {
-      yield {
-        id: row.id,
-        operation: row.operation as LedgerBatch['operation'],
-        ranges: JSON.parse(row.ranges) as Range[],
-        state: row.state as LedgerBatch['state'],
-        attempt: row.attempt,
-        doubt: row.doubt === 1,
-        idempotencyKey: row.idempotency_key,
-        digest: row.digest ?? undefined,
-        sentAt: row.sent_at,
-        firstSentAt: row.first_sent_at,
-        rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
-        resumed: row.resumed === 1,
-        resent: row.resent === 1,
+    const stored = this.#database.iterate<StoredBatch>('select * from batch where sync = ? order by id', this.#sync)
+    for (const batch of stored) yield batchOf(batch)
+  }
+
+  tally(from: number, to: number): Tally {
+    if (from >= to) return none
+    let { delivered, rejected, unknown, resent } = none
+    const add = (state: string, isResent: number, rows: number, refused: number): void => {
+      if (state === 'unknown') unknown += rows
+      if (state === 'settled') {
+        rejected += refused
+        delivered += rows - refused
       }
+      if (isResent === 1) resent += rows
     }
+    const within = this.#database.all<{ state: string; resent: number; rows: number; rejected: number | null }>(
+      `select state, resent, sum(rows) as rows, sum(json_array_length(rejected)) as rejected from batch
+       where sync = ? and first >= ? and past <= ? group by state, resent`,
+      this.#sync,
+      from,
+      to,
+    )
+    for (const group of within) add(group.state, group.resent, group.rows, group.rejected ?? 0)
+    // of batches that go beyond, only those ordinals count
+    const cut = this.#database.all<StoredBatch>(
+      'select * from batch where sync = ?1 and first < ?3 and past > ?2 and (first < ?2 or past > ?3)',
+      this.#sync,
+      from,
+      to,
+    )
+    for (const batch of cut) {
+      const { ranges, rejected: refused } = batchOf(batch)
+      const rows = ranges.map(([first, count]) => Math.min(to, first + count) - Math.max(from, first))
+      add(
+        batch.state,
+        batch.resent,
+        rows.reduce((sum, count) => sum + Math.max(0, count), 0),
+        refused.filter((ordinal) => ordinal >= from && ordinal < to).length,
+      )
+    }
+    return { delivered, rejected, unknown, resent, pending: to - from - delivered - rejected - unknown }
   }
 
   *receipts(): Iterable<readonly (readonly [number, string])[]> {
@@ -602,10 +624,10 @@ class EmbeddedSync implements SyncState {
 
   #saveBatch(batch: LedgerBatch): void {
     this.#database.run(
-      `insert into batch (sync, id, operation, ranges, rows, past, state, attempt, doubt, idempotency_key, digest, sent_at,
+      `insert into batch (sync, id, operation, ranges, first, past, rows, state, attempt, doubt, idempotency_key, digest, sent_at,
          first_sent_at, rejected, resumed, resent)
-       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-       on conflict do update set ranges = excluded.ranges, rows = excluded.rows, past = excluded.past, state = excluded.state, attempt = excluded.attempt,
+       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       on conflict do update set ranges = excluded.ranges, first = excluded.first, past = excluded.past, rows = excluded.rows, state = excluded.state, attempt = excluded.attempt,
          doubt = excluded.doubt, idempotency_key = excluded.idempotency_key, digest = excluded.digest, sent_at = excluded.sent_at,
          first_sent_at = excluded.first_sent_at,
          rejected = excluded.rejected, resent = excluded.resent`,
@@ -613,8 +635,9 @@ class EmbeddedSync implements SyncState {
       batch.id,
       batch.operation,
       JSON.stringify(batch.ranges),
+      Math.min(...batch.ranges.map(([first]) => first)),
+      Math.max(...batch.ranges.map(([first, count]) => first + count)),
       batch.ranges.reduce((sum, [, count]) => sum + count, 0),
-      batch.ranges.reduce((past, [first, count]) => Math.max(past, first + count), 0),
       batch.state,
       batch.attempt,
       batch.doubt ? 1 : 0,
@@ -707,6 +730,24 @@ type StoredLetterRow = {
   reason: string
   attempts: number
   at: number
+}
+
+function batchOf(row: StoredBatch): LedgerBatch {
+  return {
+    id: row.id,
+    operation: row.operation as LedgerBatch['operation'],
+    ranges: JSON.parse(row.ranges) as Range[],
+    state: row.state as LedgerBatch['state'],
+    attempt: row.attempt,
+    doubt: row.doubt === 1,
+    idempotencyKey: row.idempotency_key,
+    digest: row.digest ?? undefined,
+    sentAt: row.sent_at,
+    firstSentAt: row.first_sent_at,
+    rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
+    resumed: row.resumed === 1,
+    resent: row.resent === 1,
+  }
 }
 
 function letterOf(row: StoredLetterRow): StoredLetter {

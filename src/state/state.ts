@@ -1,3 +1,4 @@
+import type { Tally } from '../account.js'
 import type { Operation } from '../destination.js'
 import type { AnyRow } from '../values.js'
 
@@ -207,6 +208,8 @@ export interface SyncState {
   // batches
   /** What was sent, in the order of the calls; to be read at once, before anything else is asked. */
   batches(): Iterable<LedgerBatch>
+  /** What became of the ordinals from `from` on and before `to`. */
+  tally(from: number, to: number): Tally
   receipts(): Iterable<readonly (readonly [ordinal: number, remoteId: string])[]>
   /** Marks ordinals as sent. Returns when that is durable: only now may the request leave. */
   sent(batch: LedgerBatch): Promise<void>
