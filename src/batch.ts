@@ -1,16 +1,17 @@
 import { hash } from 'node:crypto'
-import type { Definition } from './destination.js'
+import type { Definition, Operation } from './destination.js'
+import type { ItemChunk, Items } from './items.js'
 import type { Log } from './log.js'
 import { onAbort } from './pace.js'
-import type { ItemChunk, Items } from './plan.js'
-import { type Validated, validate } from './schema.js'
+import { type MakeRecord, recordMaker, Unfit } from './record.js'
 import type { LedgerBatch, Range, SyncState } from './state/state.js'
-import { type AnyRow, describe, encodeRows, keyOf } from './values.js'
-import { messageOf } from './verdict.js'
+import { type AnyRow, encodeRows, keyOf } from './values.js'
 
 /** A stretch of items to deliver. */
 export interface Stretch {
   readonly items: Items
+  /** What is done with all of them. */
+  readonly operation: Operation
   readonly from: number
   /** Where it ends so far, and whether it will still grow. */
   end(): { readonly ordinal: number; readonly final: boolean }
@@ -26,10 +27,9 @@ export interface Stretch {
   readonly only?: 'unknown' | 'pending' | undefined
 }
 
-/** A row and the record made of it. */
+/** A record, and what is known of it. */
 export interface Prepared {
   readonly ordinal: number
-  readonly row: AnyRow
   readonly record: object
   readonly key: string | undefined
   readonly remoteId: string | undefined
@@ -97,6 +97,7 @@ const linger = 1_000
 /** Makes rows into records and records into batches: by count and bytes, each key in one batch at a time. */
 export class Batcher {
   readonly #options: BatcherOptions
+  readonly #make: MakeRecord
   /** Every attempt that nobody answered had ended by then, those of an earlier process too. */
   #quietSince = Date.now()
   /** Keys of rows under way, and of rows left behind, which later rows of the same key must not overtake. */
@@ -106,6 +107,7 @@ export class Batcher {
 
   constructor(options: BatcherOptions) {
     this.#options = options
+    this.#make = recordMaker({ ...options, needed: options.destination.match ?? [] })
   }
 
   /** The batches of a stretch, those that an earlier run left unknown first. */
@@ -221,7 +223,7 @@ export class Batcher {
           if (this.#leftBehind.has(key)) continue
           keys.add(key)
         }
-        const doubt = chunk.doubts?.[index]
+        const doubt = chunk.planned?.doubts[index]
         const size = batchBytes === Number.POSITIVE_INFINITY ? 0 : Buffer.byteLength(encodeRows([item.record]).text)
         if (taken.length > 0 && (doubt || bytes + size > batchBytes)) yield cut()
         taken.push(item)
@@ -299,54 +301,23 @@ export class Batcher {
   }
 
   #prepare(chunk: ItemChunk, index: number, ordinal: number): Prepared | Invalid | Promise<Prepared | Invalid> {
-    const { key, map, destination } = this.#options
+    const { key: columns } = this.#options
     const row = chunk.rows[index]!
-    const rowKey = chunk.keys ? chunk.keys[index] : key && keyOf(row, key)
-    const item = { ordinal, row, record: row as object, key: rowKey, remoteId: chunk.remoteIds?.[index] }
-    const problem = this.#problemOf(row, rowKey)
-    if (problem !== undefined) return { ...item, problem }
-    if (map) {
-      let record: unknown
-      try {
-        record = map(row)
-      } catch (error) {
-        return { ...item, problem: `map failed: ${messageOf(error)}` }
-      }
-      if (record === null || typeof record !== 'object' || record instanceof Promise) {
-        return { ...item, problem: `map returned ${describe(record)}; it must return a record, and not later` }
-      }
-      item.record = record
+    if (chunk.planned) {
+      const { keys, problems, remoteIds } = chunk.planned
+      const key = keys[index]
+      const problem = problems[index]
+      return problem === undefined
+        ? { ordinal, record: row, key, remoteId: remoteIds[index] }
+        : { ordinal, row, key, problem }
     }
-    if (!destination.record) return this.#matched(item)
-    const validated = validate(destination.record, item.record)
-    return validated instanceof Promise
-      ? validated.then((found) => this.#validated(item, found))
-      : this.#validated(item, validated)
-  }
-
-  /** Why a row cannot be delivered whatever its record is. */
-  #problemOf(row: AnyRow, rowKey: string | undefined): string | undefined {
-    const { key, cursor } = this.#options
-    if (key && rowKey === undefined) return `the key (${key.join(', ')}) is null or missing`
-    if (cursor !== undefined && (row[cursor] === null || row[cursor] === undefined)) {
-      return `the cursor column ${cursor} is null or missing, so later reads could not tell the row from new ones`
-    }
-    return undefined
-  }
-
-  #validated(item: Prepared, validated: Validated): Prepared | Invalid {
-    if ('problem' in validated) {
-      const problem = `the record does not fit ${this.#options.destination.name}: ${validated.problem}`
-      return { ...item, problem }
-    }
-    return this.#matched({ ...item, record: validated.value as object })
-  }
-
-  #matched(item: Prepared): Prepared | Invalid {
-    const { match, name } = this.#options.destination
-    const missing = match?.find((field) => ((item.record as AnyRow)[field] ?? undefined) === undefined)
-    if (missing === undefined) return item
-    return { ...item, problem: `the record has no ${missing}, by which ${name} finds its object` }
+    const key = columns && keyOf(row, columns)
+    const finish = (made: object | Unfit): Prepared | Invalid =>
+      made instanceof Unfit
+        ? { ordinal, row, key, problem: made.problem }
+        : { ordinal, record: made, key, remoteId: undefined }
+    const made = this.#make(row, key)
+    return made instanceof Promise ? made.then(finish) : finish(made)
   }
 }
 

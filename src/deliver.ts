@@ -5,7 +5,6 @@ import {
   type Context,
   type Definition,
   kindOf,
-  type Operation,
   outcomeOf,
   type Receipt,
   type Rejection,
@@ -26,7 +25,6 @@ export interface DeliveryOptions {
   readonly run: string
   readonly destination: Definition
   readonly config: unknown
-  readonly operation: Operation
   /** Columns of the row that make its key. */
   readonly key: readonly string[] | undefined
   readonly match: readonly string[]
@@ -35,8 +33,6 @@ export interface DeliveryOptions {
   readonly map: ((row: AnyRow) => unknown) | undefined
   /** Whether an item may follow another of the same key. */
   readonly keysRepeat: boolean
-  /** Whether sending an item again writes the same object again. */
-  readonly replaySafe: boolean
   /** The columns that the source told. */
   readonly columns: () => readonly Column[]
   readonly state: SyncState
@@ -202,7 +198,8 @@ export class Delivery {
 
   /** One attempt. Answers what remains; throws {@link Again} when another attempt may do. */
   async #attempt(work: Work): Promise<Parts> {
-    const { pace, destination, state, operation, replaySafe } = this.#options
+    const { pace, destination, state } = this.#options
+    const replaySafe = this.#isReplaySafe(work)
     const items = work.prepared ?? (await this.#batcher.reload(work))
     if (!items) return 'left'
     if (work.doubt && !replaySafe) {
@@ -222,7 +219,7 @@ export class Delivery {
       checkpoint('sent')
       await this.#stillIn(work, begun)
       begun = performance.now()
-      const handler = destination.handlers[operation]!
+      const handler = destination.handlers[work.stretch.operation]!
       verdict = await this.#call(work, items, records, async (context) =>
         readAnswer(await handler(records.slice(), context), records, destination.name),
       )
@@ -251,6 +248,11 @@ export class Delivery {
     pace.leave({ latency: performance.now() - begun, pushedBack })
   }
 
+  /** Whether sending an item again writes the same object again. */
+  #isReplaySafe({ stretch }: Work): boolean {
+    return this.#options.destination.replaySafe && stretch.operation !== 'insert'
+  }
+
   /** Records what an attempt proved. */
   #conclude(work: Work, items: readonly Prepared[], verdict: Verdict): Parts | Promise<Parts> {
     switch (verdict.kind) {
@@ -272,7 +274,7 @@ export class Delivery {
   }
 
   #unanswered(work: Work, { bug, error, after }: Extract<Verdict, { kind: 'unknown' }>): 'left' {
-    const { destination, replaySafe, log } = this.#options
+    const { destination, log } = this.#options
     work.doubt = true
     work.doubtSince = Date.now()
     this.#batcher.unanswered()
@@ -283,7 +285,7 @@ export class Delivery {
       return 'left'
     }
     const hopeless =
-      !replaySafe &&
+      !this.#isReplaySafe(work) &&
       !destination.handlers.verify &&
       destination.idempotent === undefined &&
       destination.policy.onUnknown === 'hold'
@@ -309,7 +311,8 @@ export class Delivery {
       this.#settle(work, items)
       return []
     }
-    const { destination, replaySafe, state } = this.#options
+    const { destination, state } = this.#options
+    const replaySafe = this.#isReplaySafe(work)
     const settled: Prepared[] = []
     const refusals: Refusal[] = []
     const receipts: [number, string][] = []
@@ -378,8 +381,8 @@ export class Delivery {
   }
 
   async #refused(work: Work, items: readonly Prepared[], reason: string): Promise<Parts> {
-    const { replaySafe, allowRejections, destination } = this.#options
-    if (work.doubt && !replaySafe) {
+    const { allowRejections, destination } = this.#options
+    if (work.doubt && !this.#isReplaySafe(work)) {
       // rows that may be sent twice may be sent by halves too: one bad row does not keep the others in doubt for ever
       const mayArriveTwice = destination.policy.onUnknown === 'resend' && !this.#keyCounts(work)
       if (items.length === 1 || !mayArriveTwice) {
@@ -451,9 +454,9 @@ export class Delivery {
       letters.push({
         ordinal: item.ordinal,
         key: this.#letterKey(item.key),
-        row: again?.row ?? item.row,
+        row: await work.stretch.items.rowOf(item.ordinal),
         record: again?.record,
-        operation: this.#options.operation,
+        operation: work.stretch.operation,
         reason: redact(reason),
         attempts: work.attempt,
       })
@@ -468,7 +471,8 @@ export class Delivery {
 
   /** A row that cannot be made into a record is refused without asking the destination. */
   #refuseUnsent({ ordinal, row, problem, ...item }: Invalid, stretch: Stretch): void {
-    const { operation, state } = this.#options
+    const { state } = this.#options
+    const { operation } = stretch
     const key = this.#letterKey(item.key)
     const batch: LedgerBatch = {
       id: state.newBatch(),
@@ -665,13 +669,13 @@ export class Delivery {
     signal: AbortSignal,
     requests: { writes: number; open: number },
   ): Context {
-    const { destination, config, match, log, operation, sync, run, pace } = this.#options
+    const { destination, config, match, log, sync, run, pace } = this.#options
     let first = true
     return {
       config: config as object,
       idempotencyKey: work.idempotencyKey,
       attempt: Math.max(1, work.attempt),
-      operation,
+      operation: work.stretch.operation,
       match,
       signal,
       log,
@@ -707,7 +711,7 @@ export class Delivery {
   #ledgerBatch(work: Work, state: LedgerBatch['state']): LedgerBatch {
     return {
       id: work.id,
-      operation: this.#options.operation,
+      operation: work.stretch.operation,
       ranges: work.ranges,
       state,
       attempt: work.attempt,

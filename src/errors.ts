@@ -51,3 +51,9 @@ export class AlreadyRunningError extends SpillwayError {}
 
 /** The state folder does not hold what its database says. Nothing was sent, nothing was overwritten. */
 export class StateDamagedError extends SpillwayError {}
+
+/**
+ * A guard found that a run would do more than was meant, such as deleting most of what is there; nothing was sent. The
+ * message names the figure and says how to go on.
+ */
+export class GuardError extends SpillwayError {}

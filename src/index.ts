@@ -26,6 +26,7 @@ export {
   AlreadyRunningError,
   ConfigError,
   FatalError,
+  GuardError,
   RejectedError,
   RetryableError,
   SourceError,

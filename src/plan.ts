@@ -1,300 +1,360 @@
-import { randomUUID } from 'node:crypto'
-import { rm } from 'node:fs/promises'
+import { hash, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import type { DuckDBConnection, DuckDBInstance, DuckDBResult, DuckDBType, DuckDBValue } from '@duckdb/node-api'
-import { ConfigError, StateDamagedError } from './errors.js'
-import { type Chunk, StageReader } from './stage.js'
-import { explained } from './state/database.js'
-import { writeDurably } from './state/files.js'
-import type { LedgerBatch, Range, SyncState } from './state/state.js'
-import { type AnyRow, decodeRows, encodeRows, keyOf } from './values.js'
+import type { DuckDBConnection, DuckDBValue } from '@duckdb/node-api'
+import { copyTo, countOf, type Duckdb, fill, openDuckdb, rowsOf } from './duckdb.js'
+import { ConfigError } from './errors.js'
+import { pick } from './items.js'
+import { type MakeRecord, Unfit } from './record.js'
+import { loadSnapshot, writeSnapshot } from './snapshot.js'
+import { StageReader } from './stage.js'
+import type { LedgerBatch, PlanCounts, Range, SyncState } from './state/state.js'
+import { type AnyRow, canonical, decodeRows, keyOf, losslessText } from './values.js'
 
-// The comparison of what was staged with what the destination has acknowledged is one SQL job in an embedded DuckDB, which
-// spills to disk: keys never have to fit in memory.
+// What was staged is compared with what the destination has acknowledged by an embedded DuckDB, which spills to disk: keys
+// never have to fit in memory. A fingerprint of the source's row decides first, in SQL; only rows for which it differs are
+// looked at one by one and made into records.
 //
-// plan-N.parquet      item · stage (the staged row's ordinal) · key · remote_id · doubt        in the order of item
-// snapshot-N.parquet  key · remote_id · known (acknowledged) · dirty (perhaps written, never acknowledged since)
+// plan-N.parquet: item · stage (the staged row's ordinal) · key · operation · raw · record · match · problem · remote_id · tried
+// · doubt, in the order of item. A line without item tells that a row changed and its record did not.
 
-const memoryLimit = '512MB'
-
-/** What delivery takes its rows from: the stage in `append`, a plan's items in the keyed modes. */
-export interface Items {
-  /** Rows from an ordinal on, as many as are at hand; `undefined` when it is not there (yet). */
-  chunkAt(ordinal: number): Promise<ItemChunk | undefined>
-  /** The rows of single ordinals, apart from the stream that {@link chunkAt} reads. */
-  load(ordinals: readonly number[]): Promise<ItemChunk>
-  close(): Promise<void>
-}
-
-/** Items in order; what is known of them, by index. */
-export interface ItemChunk {
-  readonly first: number
-  readonly rows: readonly AnyRow[]
-  readonly keys?: readonly (string | undefined)[] | undefined
-  readonly remoteIds?: readonly (string | undefined)[] | undefined
-  /** Whether the key may have been written by an attempt that nobody answered. */
-  readonly doubts?: readonly boolean[] | undefined
-}
-
-/** The staged rows themselves, as `append` delivers them. */
-export function stageItems(state: SyncState): Items {
-  const stream = new StageReader(state)
-  const again = freshRows(state)
-  return {
-    chunkAt: (ordinal) => stream.chunkAt(ordinal),
-    load: async (ordinals) => ({ first: ordinals[0]!, rows: await again.pick(ordinals) }),
-    async close() {
-      await stream.close()
-      await again.close()
-    },
-  }
-}
-
-/** The items of the current plan. */
-export async function planItems(state: SyncState): Promise<Items> {
-  const database = await openDuckdb(state)
-  // a query ends the stream of any other on its connection
-  const singles = await database.instance.connect()
-  const stream = new StageReader(state)
-  const again = freshRows(state)
-  const file = join(state.folder, state.plan!.file)
-  const select = `select item, stage, key, remote_id, doubt from read_parquet(${literal(file)})`
-  let result: DuckDBResult | undefined
-  let next = -1
-  const toItems = (columns: DuckDBValue[][], rows: readonly AnyRow[]): ItemChunk => ({
-    first: Number(columns[0]![0]),
-    rows,
-    keys: columns[2]!.map(optional),
-    remoteIds: columns[3]!.map(optional),
-    doubts: columns[4] as boolean[],
-  })
-  return {
-    async chunkAt(ordinal) {
-      if (ordinal >= state.plan!.items) return undefined
-      if (!result || ordinal !== next) {
-        result = await database.connection.stream(`${select} where item >= ${ordinal} order by item`)
-      }
-      const chunk = await result.fetchChunk()
-      // a stream that fails half-way just ends; how many items there are is known
-      if (!chunk?.rowCount) throw new StateDamagedError(`state: ${file} cannot be read on from item ${ordinal}`)
-      const columns = chunk.getColumns()
-      const items = toItems(columns, await pick(stream, columns[1]!.map(Number)))
-      next = items.first + items.rows.length
-      return items
-    },
-    load: oneAtATime(async (ordinals) => {
-      const found = await singles.runAndReadAll(`${select} where item in (${ordinals.join()}) order by item`)
-      const columns = found.getColumns()
-      return toItems(columns, await again.pick(columns[1]!.map(Number)))
-    }),
-    async close() {
-      await stream.close()
-      await again.close()
-      singles.closeSync()
-      await database.close()
-    },
-  }
-}
-
-/** Rows by their staged ordinals, which ascend. */
-async function pick(reader: StageReader, ordinals: readonly number[]): Promise<AnyRow[]> {
-  const rows: AnyRow[] = []
-  let chunk: Chunk | undefined
-  for (const ordinal of ordinals) {
-    if (!chunk || ordinal >= chunk.first + chunk.rows.length) chunk = await reader.chunkAt(ordinal)
-    rows.push(chunk!.rows[ordinal - chunk!.first]!)
-  }
-  return rows
-}
-
-/** The same as they were staged, in copies: rows that were handed to a handler before may have been changed by it. */
-function freshRows(state: SyncState): { pick(ordinals: readonly number[]): Promise<AnyRow[]>; close(): Promise<void> } {
-  const reader = new StageReader(state)
-  return {
-    pick: oneAtATime(async (ordinals) => {
-      const { text, tagged } = encodeRows(await pick(reader, ordinals))
-      return decodeRows(text, tagged)
-    }),
-    close: () => reader.close(),
-  }
-}
-
-/** Calls that would disturb each other, one after another. */
-function oneAtATime<A, B>(call: (argument: A) => Promise<B>): (argument: A) => Promise<B> {
-  let before: Promise<unknown> = Promise.resolve()
-  return (argument) => {
-    const result = before.then(() => call(argument))
-    before = result.catch(() => {})
-    return result
-  }
-}
-
-// ---- planning ------------------------------------------------------------------------------------------------------
+/** A record that was refused so many times in a row waits until it changes, or until it is sent again by a redrive. */
+const mostTries = 3
 
 export interface PlanOptions {
+  /** What was delivered, and what is open of it. */
   readonly state: SyncState
+  /** The staged rows to compare, newer ones last; those that are still open in the plan before come by themselves. */
+  readonly inputs: readonly Input[]
   /** The sync, for errors. */
   readonly where: string
   readonly key: readonly string[]
-  /** `insert`: only keys that were never delivered; `upsert`: every row. */
-  readonly mode: 'insert' | 'upsert'
+  /** `insert`: only keys that were never delivered; the others: rows that are new or have changed. */
+  readonly operation: 'insert' | 'update' | 'upsert'
+  /** Keys that the source does not have any more are deleted. */
+  readonly deletes: boolean
+  /** Fields by which the destination finds its object. */
+  readonly match: readonly string[]
+  readonly make: MakeRecord
+  /** What the records are made by: whatever differs here makes every row a changed one. */
+  readonly version: string
   /** The read showed the whole source: what it does not show again is superseded, and a key twice is an error. */
   readonly complete: boolean
-  /** The staged ordinals to plan; those that are still open in the plan before come by themselves. */
-  readonly staged: Range
-  /** Rows from this ordinal on were staged by this run; those before are carried over. */
-  readonly freshFrom: number
+  /** Sends everything, whatever was delivered. */
+  readonly full: boolean
+  /** The folder in which memory may spill to disk. */
+  readonly spill: string
+  /** Keys that are tried again, however often they were refused. */
+  readonly again: ReadonlySet<string>
+}
+
+/** Rows that are staged somewhere. */
+export interface Input {
+  readonly stage: SyncState
+  readonly range: Range
+  /** They were staged by an earlier run. */
+  readonly carried: boolean
+}
+
+/** A comparison, before it counts. */
+export interface Comparison {
+  readonly counts: PlanCounts
+  /** Keys that the destination has acknowledged so far. */
+  readonly known: number
+  /** Puts the plan in place of the one before, and what that one delivered into the snapshot. */
+  commit(): Promise<void>
+  /** Writes the changes, for somebody to look at, into a file: operation, key, record, before. */
+  writeChanges(file: string): Promise<void>
+  close(): Promise<void>
 }
 
 /**
- * Compares staged rows with the snapshot and puts the plan of what to send in place of the one before, whose open items
- * are carried over (partial read) or superseded (complete read). What the old plan delivered goes into the snapshot.
+ * Compares staged rows with the snapshot. Open items of the plan before are carried over (partial read) or superseded
+ * (complete read).
  *
- * @throws ConfigError naming keys that occur twice in a complete read; then nothing has changed.
+ * @throws ConfigError naming keys that occur twice in a complete read.
  */
-export async function makePlan(options: PlanOptions): Promise<void> {
-  const { state, mode, complete, where, freshFrom } = options
-  const through = options.staged[0] + options.staged[1]
-  const database = await openDuckdb(state)
+export async function compare(options: PlanOptions): Promise<Comparison> {
+  const { state, complete, where, key, deletes, spill } = options
+  const database = await openDuckdb(join(spill, 'spill'))
   const { connection } = database
   try {
     await loadSnapshot(connection, state)
-    await connection.run('create table fresh (stage bigint, key varchar)')
-    await fill(connection, 'fresh', keysOf(options))
-    if (complete) await refuseDuplicates(connection, where, options.key)
-
-    // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
-    const held = mode === 'insert'
+    const known = await countOf(connection, 'snapshot where known')
+    await connection.run('create table fresh (input integer, stage bigint, key varchar, raw varchar)')
+    await fill(connection, 'fresh', fingerprints(options))
+    if (complete) {
+      await refuseDuplicates(connection, where, key)
+      // of keys that are gone, nothing is left to know but that they are to be deleted
+      await connection.run(
+        'delete from snapshot where not known and not dirty and key not in (select key from fresh where key is not null)',
+      )
+    }
+    await choose(connection, options)
+    await fill(connection, 'made', madeOf(database, options))
+    if ((await countOf(connection, 'made')) !== (await countOf(connection, 'chosen where not unchanged'))) {
+      throw new Error(`${where}: the comparison of rows was cut short`) // a stream that fails half-way just ends
+    }
+    if (deletes) await fill(connection, 'made', deletesOf(database, options))
+    await settleOwners(connection, options)
     await connection.run(`
-      create table candidate as
-        select stage, key from fresh ${complete ? '' : 'union all select stage, key from open_item'};
-      create table ranked as
-        select stage, key, stage < ${freshFrom} as carried, key is not null and row_number() over (partition by key order by stage desc) > 1 as older
-        from candidate;
-      create table chosen as
-        select r.stage, r.key, r.carried, s.remote_id, coalesce(s.dirty, false) as doubt, o.batch as held_by,
-          ${mode === 'insert' ? 'coalesce(s.known, false)' : 'false'} as unchanged
-        from ranked r left join snapshot s on r.key = s.key
-          left join (select key, any_value(batch) as batch from open_item where state = 'unknown' and ${held} group by key) o on r.key = o.key
-        where not older;
       create table item as
-        select row_number() over (order by stage) - 1 as item, stage, key, remote_id, doubt, held_by, carried
-        from chosen where not unchanged`)
-    const count = async (what: string): Promise<number> => {
-      const [row] = await rowsOf<{ n: bigint }>(connection, `select count(*) as n from ${what}`)
-      return Number(row!.n)
-    }
-    const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
-      connection,
-      'select item, held_by as batch from item where held_by is not null order by item',
-    )
-    // a file that the database names is never written again
-    const name = `${freshFrom}-${through}-${randomUUID()}.parquet`
-    const plan = {
-      file: `plan-${name}`,
-      items: await count('item'),
-      fresh: await count('item where carried'),
-      through,
-      counts: {
-        unchanged: await count('chosen where unchanged and not carried'),
-        superseded: await count('ranked where older and not carried'),
-        carriedUnchanged: await count('chosen where unchanged and carried'),
-        carriedSuperseded: await count('ranked where older and carried'),
+        select row_number() over (order by operation = 'delete', input, stage, key) - 1 as item, *
+        from made where kind in ('insert', 'update', 'delete')`)
+    return {
+      counts: await countsOf(connection, options),
+      known,
+      commit: () => commitPlan(connection, options),
+      async writeChanges(file) {
+        await copyTo(
+          connection,
+          file,
+          `select i.item, i.kind, i.key, i.record, i.problem, s.record as before from item i left join snapshot s on i.key = s.key order by item`,
+        )
       },
+      close: () => database.close(),
     }
-    await copyTo(
-      connection,
-      join(state.folder, plan.file),
-      'select item, stage, key, remote_id, doubt from item order by item',
-    )
-    const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
-    const unknown = [...state.batches()].flatMap((batch) => {
-      const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
-      return items.length > 0 ? stillUnknown(state, batch, items) : []
-    })
-    await state.swap({ plan, snapshot, unknown, free: [] })
-  } finally {
+  } catch (error) {
     await database.close()
+    throw error
   }
 }
 
-/** Folds a plan whose every item is terminal into the snapshot, and lets go of the rows that it was made from. */
-export async function compact(state: SyncState): Promise<void> {
-  if (!state.plan) return
-  const database = await openDuckdb(state)
+/** Which staged rows to look at: one per key, and only where something may have changed. */
+async function choose(connection: DuckDBConnection, options: PlanOptions): Promise<void> {
+  const { operation, complete, full, inputs } = options
+  const carried = inputs.flatMap((input, index) => (input.carried ? index : []))
+  // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
+  const held = operation === 'insert'
+  const same = operation === 'insert' ? 's.known' : 's.known and not s.dirty and s.raw = c.raw'
+  await connection.run(`
+    create table ranked as
+      select *, input in (${[-1, ...carried].join()}) as carried,
+        key is not null and row_number() over (partition by key order by input desc, stage desc) > 1 as older
+      from (from fresh ${complete ? '' : 'union all select -1 as input, stage, key, null as raw from open_item'});
+    create table chosen as
+      select c.input, c.stage, c.key, c.raw, c.carried, o.batch as held_by, coalesce(${full ? 'false' : same}, false) as unchanged
+      from ranked c left join snapshot s on c.key = s.key
+        left join (select key, any_value(batch) as batch from open_item where state = 'unknown' and ${held} group by key) o on c.key = o.key
+      where not older;
+    create table made (
+      input integer, stage bigint, key varchar, kind varchar, operation varchar, raw varchar, record varchar, match varchar, problem varchar,
+      remote_id varchar, tried varchar, doubt boolean, carried boolean, held_by bigint
+    )`)
+}
+
+/** The key and the fingerprint of each staged row. */
+async function* fingerprints({
+  inputs,
+  key,
+  version,
+}: PlanOptions): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
+  for (const [input, { stage, range }] of inputs.entries()) {
+    const reader = new StageReader(stage)
+    try {
+      const end = range[0] + range[1]
+      for (let ordinal = range[0]; ordinal < end; ) {
+        const { rows } = (await reader.chunkAt(ordinal))!
+        const from = ordinal
+        yield rows
+          .slice(0, end - from)
+          .map((row, index) => [input, BigInt(from + index), keyOf(row, key) ?? null, fingerprint(version, row)])
+        ordinal += rows.length
+      }
+    } finally {
+      await reader.close()
+    }
+  }
+}
+
+/** 128 bits: nobody makes two rows that share them by accident. */
+function fingerprint(version: string, value: object): string {
+  return hash('md5', `${version}${canonical(value)}`, 'base64')
+}
+
+interface Chosen {
+  readonly input: number
+  readonly stage: bigint
+  readonly key: string | null
+  readonly raw: string | null
+  readonly carried: boolean
+  readonly held_by: bigint | null
+  readonly known: boolean
+  readonly dirty: boolean
+  readonly record: string | null
+  readonly remote_id: string | null
+  readonly tried: string | null
+  readonly tries: number
+}
+
+/** The chosen rows made into records, and what is to be done with each. */
+async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
+  const { state, inputs, operation, match, make, version, full, again } = options
+  // the open items of the plan before stand in the state's own stage
+  const readers = new Map([
+    [-1, new StageReader(state)],
+    ...inputs.map(({ stage }, input) => [input, new StageReader(stage)] as const),
+  ])
   try {
-    await loadSnapshot(database.connection, state)
-    const snapshot = await writeSnapshot(database.connection, state, state.plan.file.replace('plan-', 'snapshot-done-'))
-    const planned = state.reads.filter(({ first, rows }) => first + rows <= state.plan!.through)
-    await state.swap({ plan: undefined, snapshot, unknown: [], free: planned })
+    for await (const chosen of streamed<Chosen>(
+      database,
+      `select c.*, coalesce(s.known, false) as known, coalesce(s.dirty, false) as dirty, s.record, s.remote_id, s.tried, coalesce(s.tries, 0) as tries
+       from chosen c left join snapshot s on c.key = s.key where not unchanged order by c.input, c.stage`,
+    )) {
+      const rows: AnyRow[] = []
+      for (const [input, reader] of readers) {
+        const ordinals = chosen.flatMap((one) => (one.input === input ? Number(one.stage) : []))
+        rows.push(...(await pick(reader, ordinals)))
+      }
+      const lines: DuckDBValue[][] = []
+      for (const [index, one] of chosen.entries()) {
+        const row = rows[index]!
+        const making = make(row, one.key ?? undefined)
+        const made = making instanceof Promise ? await making : making
+        const unfit = made instanceof Unfit
+        const tried = fingerprint(unfit ? version : '', unfit ? row : made)
+        const waits = one.tries >= mostTries && one.tried === tried && !again.has(one.key ?? '')
+        const same = !unfit && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, made)
+        // what may have been applied stays an item, for its batch to be told of
+        const open = one.held_by !== null
+        const kind = same && !open ? 'same' : waits && !open ? 'waiting' : one.known ? 'update' : 'insert'
+        lines.push([
+          one.input,
+          one.stage,
+          one.key,
+          kind,
+          operation,
+          one.raw ?? fingerprint(version, row),
+          losslessText(unfit ? row : made),
+          unfit ? null : matchOf(made, match),
+          unfit ? made.problem : null,
+          one.remote_id,
+          tried,
+          one.dirty,
+          one.carried,
+          one.held_by,
+        ])
+      }
+      yield lines
+    }
   } finally {
-    await database.close()
+    for (const reader of readers.values()) await reader.close()
+  }
+}
+
+interface Gone {
+  readonly key: string
+  readonly record: string
+  readonly match: string | null
+  readonly dirty: boolean
+  readonly remote_id: string | null
+  readonly tried: string | null
+  readonly tries: number
+}
+
+/** Keys that are or may be at the destination and are not in the source. */
+async function* deletesOf(
+  database: Duckdb,
+  { match }: PlanOptions,
+): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
+  for await (const gone of streamed<Gone>(
+    database,
+    `select key, record, match, dirty, remote_id, tried, tries from snapshot s
+     where (known or dirty) and key not in (select key from fresh where key is not null) order by key`,
+  )) {
+    yield gone.map((one) => {
+      const [record] = decodeRows(`[${one.record}]`, true)
+      const fields = Object.fromEntries(match.map((field) => [field, record![field]]))
+      const waits = one.tries >= mostTries && one.tried === 'delete'
+      return [
+        null,
+        null,
+        one.key,
+        waits ? 'waiting' : 'delete',
+        'delete',
+        null,
+        losslessText(fields),
+        one.match,
+        null,
+        one.remote_id,
+        'delete',
+        one.dirty,
+        false,
+        null,
+      ]
+    })
   }
 }
 
 /**
- * The effective snapshot: what is on disk, and over it the settled items of the plan. `open_item` holds the plan's other
- * items. A key in doubt is dirty until a later item of it is delivered.
+ * One live key for each match value. A row whose record has the match value of another is refused, for which of them the
+ * destination should hold is not ours to say; and what another key owns now is not deleted with the key that had it.
  */
-async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<void> {
-  const plan = state.plan && literal(join(state.folder, state.plan.file))
-  const base = state.snapshot && literal(join(state.folder, state.snapshot.file))
+async function settleOwners(connection: DuckDBConnection, { complete, match }: PlanOptions): Promise<void> {
+  const fields = match.join(', ').replaceAll("'", "''")
   await connection.run(`
-    create table batch (id bigint, first bigint, past bigint, state varchar, doubt boolean);
-    create table rejected (item bigint);
-    create table receipt (item bigint, remote_id varchar)`)
-  const batches = plan ? [...state.batches()] : []
-  await fill(
-    connection,
-    'batch',
-    each(
-      batches.flatMap((batch) =>
-        batch.ranges.map(([first, count]) => [
-          BigInt(batch.id),
-          BigInt(first),
-          BigInt(first + count),
-          batch.state,
-          batch.doubt,
-        ]),
-      ),
-    ),
-  )
-  await fill(connection, 'rejected', each(batches.flatMap(({ rejected }) => rejected.map((item) => [BigInt(item)]))))
-  for (const receipts of plan ? state.receipts() : []) {
-    await fill(connection, 'receipt', each(receipts.map(([item, id]) => [BigInt(item), id])))
-  }
-  await connection.run(`
-    create table base as ${base ? `select * from read_parquet(${base})` : 'select null::varchar as key, null::varchar as remote_id, false as known, false as dirty where false'};
-    create table old_item as ${
-      plan
-        ? `select p.item, p.stage, p.key, p.doubt as carried_doubt, b.id as batch, b.doubt as batch_doubt,
-            case when b.first is null or p.item >= b.past then 'pending' when j.item is not null then 'rejected'
-              when b.state = 'settled' then 'delivered' else 'unknown' end as state
-          from read_parquet(${plan}) p asof left join batch b on p.item >= b.first left join rejected j on p.item = j.item`
-        : `select 0::bigint as item, 0::bigint as stage, null::varchar as key, false as carried_doubt, 0::bigint as batch, false as batch_doubt, '' as state where false`
-    };
-    create table open_item as select stage, key, batch, state from old_item where state in ('pending', 'unknown');
-    create table learnt as
-      select o.key, r.remote_id, o.state = 'delivered' as known,
-        o.state <> 'delivered' as dirty
-      from old_item o left join receipt r on o.item = r.item
-      where o.key is not null and (o.state = 'delivered' or o.state = 'unknown' or o.carried_doubt or coalesce(o.batch_doubt, false) and o.state = 'rejected');
-    create table snapshot as
-      select coalesce(l.key, b.key) as key, coalesce(l.remote_id, b.remote_id) as remote_id,
-        coalesce(l.known, false) or coalesce(b.known, false) as known, coalesce(l.dirty, b.dirty, false) as dirty
-      from base b full join learnt l on b.key = l.key`)
+    create table owner as
+      select match, key, input, stage from made where match is not null and kind in ('insert', 'update', 'same', 'waiting') and operation <> 'delete'
+      union all
+      select match, key, -2 as input, -1 as stage from snapshot
+        where match is not null and (known or dirty) and key not in (select key from made where key is not null)
+          ${complete ? 'and key in (select key from fresh)' : ''};
+    create table rival as
+      select m.input, m.stage, min(o.key) as key from made m join owner o on m.match = o.match and m.key <> o.key and (o.input, o.stage) < (m.input, m.stage)
+      where m.kind in ('insert', 'update') group by m.input, m.stage;
+    update made set problem = 'another row, of the key ' || r.key || ', has the same ${fields}' from rival r
+      where made.input = r.input and made.stage = r.stage;
+    delete from made where kind = 'delete' and match in (select match from owner)`)
 }
 
-async function writeSnapshot(
-  connection: DuckDBConnection,
-  state: SyncState,
-  file: string,
-): Promise<{ file: string; rows: number } | undefined> {
-  // without an old plan nothing was learnt since
-  if (!state.plan) return state.snapshot
-  const [{ rows } = { rows: 0n }] = await rowsOf<{ rows: bigint }>(connection, 'select count(*) as rows from snapshot')
-  await copyTo(connection, join(state.folder, file), 'select key, remote_id, known, dirty from snapshot order by key')
-  return { file, rows: Number(rows) }
+async function countsOf(connection: DuckDBConnection, { version }: PlanOptions): Promise<PlanCounts> {
+  const made = (kind: string, where = 'true'): Promise<number> =>
+    countOf(connection, `made where kind = '${kind}' and ${where}`)
+  return {
+    insert: await made('insert'),
+    update: await made('update'),
+    delete: await made('delete'),
+    unchanged:
+      (await countOf(connection, 'chosen where unchanged and not carried')) + (await made('same', 'not carried')),
+    waiting: await made('waiting', `operation <> 'delete' and not carried`),
+    waitingDeletes: await made('waiting', `operation = 'delete'`),
+    superseded: await countOf(connection, 'ranked where older and not carried'),
+    carriedUnchanged:
+      (await countOf(connection, 'chosen where unchanged and carried')) + (await made('same', 'carried')),
+    carriedWaiting: await made('waiting', 'carried'),
+    carriedSuperseded: await countOf(connection, 'ranked where older and carried'),
+    version,
+  }
+}
+
+async function commitPlan(connection: DuckDBConnection, options: PlanOptions): Promise<void> {
+  const { state } = options
+  const through = state.nextOrdinal
+  const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
+    connection,
+    'select item, held_by as batch from item where held_by is not null order by item',
+  )
+  // a file that the database names is never written again
+  const name = `${through}-${randomUUID()}.parquet`
+  const plan = {
+    file: `plan-${name}`,
+    items: await countOf(connection, 'item'),
+    fresh: await countOf(connection, 'item where carried'),
+    through,
+    counts: await countsOf(connection, options),
+  }
+  await copyTo(
+    connection,
+    join(state.folder, plan.file),
+    `select item, stage, key, operation, raw, record, match, problem, remote_id, tried, doubt from item
+     union all select null, stage, key, operation, raw, null, null, null, null, null, false from made where kind = 'same'
+     order by item`,
+  )
+  const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
+  const unknown = [...state.batches()].flatMap((batch) => {
+    const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
+    return items.length > 0 ? stillUnknown(state, batch, items) : []
+  })
+  await state.swap({ plan, snapshot, unknown, free: [] })
 }
 
 async function refuseDuplicates(connection: DuckDBConnection, where: string, key: readonly string[]): Promise<void> {
@@ -310,26 +370,17 @@ async function refuseDuplicates(connection: DuckDBConnection, where: string, key
 }
 
 /** The canonical text of a key in a form for people. */
-function readableKey(key: string): string {
+export function readableKey(key: string): string {
   return key.replace(/^i/, '')
 }
 
-async function* keysOf({
-  state,
-  key,
-  staged: [first, count],
-}: PlanOptions): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  const reader = new StageReader(state)
-  try {
-    for (let ordinal = first; ordinal < first + count; ) {
-      const chunk = await reader.chunkAt(ordinal)
-      const from = ordinal
-      yield chunk!.rows.map((row, index) => [BigInt(from + index), keyOf(row, key) ?? null])
-      ordinal += chunk!.rows.length
-    }
-  } finally {
-    await reader.close()
-  }
+/** Whether a record says the same as the one that was delivered. */
+function isSame(delivered: string, record: object): boolean {
+  return canonical(decodeRows(`[${delivered}]`, true)[0]) === canonical(record)
+}
+
+function matchOf(record: AnyRow, match: readonly string[]): string | null {
+  return keyOf(record, match) ?? null
 }
 
 /** The batch that stands in the new plan for those rows of an old one whose fate is open, and which are not simply sent again. */
@@ -337,73 +388,13 @@ function stillUnknown(state: SyncState, old: LedgerBatch, items: readonly number
   return { ...old, id: state.newBatch(), ranges: items.map((item) => [item, 1]), resumed: false, resent: false }
 }
 
-// ---- DuckDB --------------------------------------------------------------------------------------------------------
-
-async function openDuckdb(state: SyncState): Promise<{
-  instance: DuckDBInstance
-  connection: DuckDBConnection
-  close(): Promise<void>
-}> {
-  const { DuckDBInstance } = await import('@duckdb/node-api')
-  const spill = join(state.folder, 'spill')
-  const instance: DuckDBInstance = await DuckDBInstance.create(':memory:', {
-    memory_limit: memoryLimit,
-    temp_directory: spill,
-  })
-  const connection = await instance.connect()
-  return {
-    instance,
-    connection,
-    async close() {
-      connection.closeSync()
-      instance.closeSync()
-      await rm(spill, { recursive: true, force: true })
-    },
+/** The rows of a query, some at a time, while other queries go on. */
+async function* streamed<Row>(database: Duckdb, sql: string): AsyncGenerator<readonly Row[]> {
+  const connection = await database.connect()
+  const result = await connection.stream(sql)
+  for (;;) {
+    const chunk = await result.fetchChunk()
+    if (!chunk?.rowCount) return
+    yield chunk.getRowObjects(result.deduplicatedColumnNames()) as Row[]
   }
-}
-
-async function rowsOf<Row>(connection: DuckDBConnection, sql: string): Promise<Row[]> {
-  return (await connection.runAndReadAll(sql)).getRowObjects() as Row[]
-}
-
-async function copyTo(connection: DuckDBConnection, path: string, select: string): Promise<void> {
-  try {
-    await writeDurably(path, async (temporary) => {
-      await connection.run(`copy (${select}) to ${literal(temporary)} (format parquet, compression zstd)`)
-    })
-  } catch (error) {
-    throw explained(error, path)
-  }
-}
-
-/** Appends rows to a table in DuckDB's own chunks. */
-async function fill(
-  connection: DuckDBConnection,
-  table: string,
-  batches: AsyncIterable<readonly (readonly DuckDBValue[])[]> | Iterable<readonly (readonly DuckDBValue[])[]>,
-): Promise<void> {
-  const { DuckDBDataChunk } = await import('@duckdb/node-api')
-  const appender = await connection.createAppender(table)
-  const types: DuckDBType[] = Array.from({ length: appender.columnCount }, (_, column) => appender.columnType(column))
-  for await (const rows of batches) {
-    for (let start = 0; start < rows.length; start += 2_048) {
-      const chunk = DuckDBDataChunk.create(types)
-      chunk.setRows(rows.slice(start, start + 2_048))
-      appender.appendDataChunk(chunk)
-    }
-  }
-  appender.closeSync()
-}
-
-function* each<T>(rows: readonly T[]): Generator<readonly T[]> {
-  if (rows.length > 0) yield rows
-}
-
-function optional(value: DuckDBValue): string | undefined {
-  return value === null ? undefined : (value as string)
-}
-
-/** A text in SQL. */
-function literal(text: string): string {
-  return `'${text.replaceAll("'", "''")}'`
 }

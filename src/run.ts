@@ -1,14 +1,18 @@
-import { hash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import { none, type Outcomes, outcomes, plus, since, type Tally } from './account.js'
+import type { Stretch } from './batch.js'
 import { redact, resolveConfig } from './config.js'
 import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
-import type { Definition, Operation } from './destination.js'
-import { ConfigError } from './errors.js'
+import type { Definition } from './destination.js'
+import { ConfigError, GuardError } from './errors.js'
+import { planItems, stageItems } from './items.js'
 import type { Log } from './log.js'
 import { onAbort, Pace } from './pace.js'
-import { compact, makePlan, planItems, stageItems } from './plan.js'
+import { type Comparison, compare, type PlanOptions } from './plan.js'
 import { Reader, sealedAfter } from './read.js'
+import { recordMaker } from './record.js'
+import { compact } from './snapshot.js'
 import type { SourceDefinition } from './source.js'
 import { openEmbedded } from './state/embedded.js'
 import type { Identity, ReadRow, StoredLetter, SyncState } from './state/state.js'
@@ -20,11 +24,16 @@ export interface SyncDefinition {
   readonly name: string
   readonly source: SourceDefinition
   readonly destination: Definition
-  readonly mode: 'append' | 'insert' | 'upsert'
-  readonly operation: Operation
+  readonly mode: 'append' | 'insert' | 'update' | 'upsert' | 'mirror'
+  /** What is done with rows. */
+  readonly operation: 'insert' | 'update' | 'upsert'
   readonly key: readonly string[] | undefined
   readonly cursor: CursorOptions | undefined
   readonly map: ((row: AnyRow) => unknown) | undefined
+  /** What records are made by: the text of `map`, and what the user says beside it. */
+  readonly version: string
+  /** Most deletes in one run: a share of the known keys, or a number of them. */
+  readonly deleteCeiling: { readonly share: number } | { readonly count: number }
   readonly folder: string
   readonly log: Log
 }
@@ -36,6 +45,8 @@ export interface Run extends Outcomes {
   /** `incomplete`: rows are pending or unknown; `reason` says why. */
   readonly status: 'done' | 'incomplete'
   readonly reason: string | undefined
+  /** Keys that the source does not have any more, in `mirror`. */
+  readonly deletes: Outcomes
   /** Rows that earlier runs left open. */
   readonly resumed: Outcomes
   /** Rows sent again although an earlier attempt may have been applied: they may be there twice. */
@@ -74,6 +85,10 @@ export interface RunOptions {
    * read all of it as new, or take what was read for all there is. @default the run stops and asks
    */
   brokenOff?: 'from-start' | 'done' | undefined
+  /** Deletes more than `deleteCeiling` allows, everything even, and where the source has not a single row. @default false */
+  allowDeletes?: boolean | undefined
+  /** Sends every row, also those that the destination has already. @default false */
+  full?: boolean | undefined
 }
 
 /** Which dead letters to send again. */
@@ -98,7 +113,8 @@ export async function runSync(definition: SyncDefinition, options: RunOptions, r
         const letters = redrive && (await lettersOf(state.deadLetters(name), redrive))
         // without a letter to send again there is nothing to read for either
         const stored = letters && (letters.length === 0 || sendsStored(definition)) ? letters : undefined
-        const { status, reason, ...counts } = await run.go(stored)
+        const keys = new Set(letters?.flatMap(({ key }) => key ?? []))
+        const { status, reason, ...counts } = await run.go(stored, keys)
         await sync.endRun(id, status, { ...counts, reason }, run.finishedReads())
         return {
           id,
@@ -178,7 +194,7 @@ function limitsOf({ signal, deadline }: RunOptions): Limits {
   }
 }
 
-type Counted = Outcomes & Pick<Run, 'status' | 'reason' | 'resumed' | 'resent'>
+type Counted = Outcomes & Pick<Run, 'status' | 'reason' | 'deletes' | 'resumed' | 'resent'>
 
 class Running {
   readonly #definition: SyncDefinition
@@ -224,19 +240,17 @@ class Running {
       this.#before = plan ? state.tally(0, plan.items) : none
       this.#unplanned = reads.reduce((sum, { first, rows }) => sum + (first >= (plan?.through ?? 0) ? rows : 0), 0)
     }
-    const { name, destination, mode, operation, key, cursor, map, log } = definition
+    const { name, destination, mode, key, cursor, map, log } = definition
     this.#delivery = new Delivery({
       sync: name,
       run: id,
       destination,
       config,
-      operation,
       key,
-      match: destination.match ?? key ?? [],
+      match: matchOf(definition),
       cursor: cursor?.column,
       map,
       keysRepeat: mode === 'append' && key !== undefined,
-      replaySafe: destination.replaySafe && operation !== 'insert',
       columns: () => this.#reader.columns,
       state,
       pace: new Pace(destination.policy),
@@ -254,7 +268,8 @@ class Running {
     })
   }
 
-  async go(letters?: readonly StoredLetter[]): Promise<Counted> {
+  /** `letters` are sent instead of what the source has; `again`: keys that are tried again, however often they were refused. */
+  async go(letters: readonly StoredLetter[] | undefined, again: ReadonlySet<string>): Promise<Counted> {
     if (letters && this.#state.reads.some(({ state }) => state === 'broken')) {
       throw new ConfigError(
         `${this.#definition.name}: an earlier read of the source broke off; run the sync to finish it, then send the dead letters again`,
@@ -263,7 +278,7 @@ class Running {
     const stopTelling = this.#tell()
     try {
       if (this.#definition.mode === 'append') await this.#append(letters)
-      else await this.#keyed(letters)
+      else await this.#keyed(letters, again)
     } finally {
       stopTelling()
     }
@@ -292,6 +307,7 @@ class Running {
       if (open > 0) {
         await this.#delivery.deliver({
           items,
+          operation: 'insert',
           identity: this.#identity(),
           from: this.#oldest,
           end: () => ({ ordinal: this.#freshFrom, final: true }),
@@ -316,6 +332,7 @@ class Running {
       const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(cursor ? undefined : last)
       const delivering = this.#delivery.deliver({
         items,
+        operation: 'insert',
         identity: this.#identity(),
         from: this.#freshFrom,
         end: () => ({ ordinal: state.nextOrdinal, final: this.#reader.over }),
@@ -349,16 +366,16 @@ class Running {
     return free
   }
 
-  // ---- insert, upsert: planned against the snapshot
+  // ---- keyed: planned against the snapshot
 
-  async #keyed(letters: readonly StoredLetter[] | undefined): Promise<void> {
+  async #keyed(letters: readonly StoredLetter[] | undefined, again: ReadonlySet<string>): Promise<void> {
     const complete = this.#complete && !letters
     await this.#resumeKeyed(complete)
     if (this.#over()) return
     const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)
     if (complete) await reading
     else await reading.catch(() => {}) // what it gave is delivered before the error is told
-    if (!this.#over()) await this.#planAndDeliver(complete)
+    if (!this.#over()) await this.#planAndDeliver(complete, again)
     await reading
   }
 
@@ -367,14 +384,16 @@ class Running {
     const state = this.#state
     const { plan } = state
     if (!plan || this.#before.pending + this.#before.unknown === 0) return
-    // an upsert whose answer was lost is sent anew from the next plan, which may know a newer value
+    // one whose answer was lost is otherwise sent anew from the next plan, which may know a newer value
     const unknown = this.#definition.operation === 'insert'
-    const pending = !complete
+    // records that are made differently now are made anew for the next plan
+    const pending = !complete && plan.counts.version === this.#definition.version
     if (unknown || pending) {
       await this.#deliverItems([
         {
           from: 0,
           to: plan.items,
+          operation: this.#definition.operation,
           resumed: true,
           only: unknown && pending ? undefined : unknown ? 'unknown' : 'pending',
         },
@@ -383,43 +402,52 @@ class Running {
     this.#after = state.tally(0, plan.items)
   }
 
-  async #planAndDeliver(complete: boolean): Promise<void> {
+  async #planAndDeliver(complete: boolean, again: ReadonlySet<string>): Promise<void> {
     const state = this.#state
-    const { mode, key, name } = this.#definition
     const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
-    await makePlan({
+    const comparison = await compare({
+      ...comparisonOf(this.#definition),
       state,
-      where: name,
-      key: key!,
-      mode: mode as 'insert' | 'upsert',
+      inputs: [
+        { stage: state, range: [from, this.#freshFrom - from], carried: true },
+        { stage: state, range: [this.#freshFrom, state.nextOrdinal - this.#freshFrom], carried: false },
+      ],
       complete,
-      staged: [from, state.nextOrdinal - from],
-      freshFrom: this.#freshFrom,
+      full: this.#options.full ?? false,
+      spill: state.folder,
+      again,
     })
+    try {
+      if (!this.#options.allowDeletes) guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
+      await comparison.commit()
+    } finally {
+      await comparison.close()
+    }
     this.#planned = complete ? 'complete' : 'partial'
-    const { fresh, items } = state.plan!
+    const { fresh, items, counts } = state.plan!
+    const { operation } = this.#definition
+    const firstDelete = items - counts.delete
     await this.#deliverItems([
-      { from: 0, to: fresh, resumed: true, only: 'pending' },
-      { from: fresh, to: items, resumed: false, only: 'pending' },
+      { from: 0, to: fresh, operation, resumed: true, only: 'pending' },
+      { from: fresh, to: firstDelete, operation, resumed: false, only: 'pending' },
+      { from: firstDelete, to: items, operation: 'delete', resumed: false, only: 'pending' },
     ])
   }
 
   async #deliverItems(
-    parts: readonly { from: number; to: number; resumed: boolean; only: 'pending' | 'unknown' | undefined }[],
+    parts: readonly (Pick<Stretch, 'from' | 'operation' | 'resumed' | 'only'> & { readonly to: number })[],
   ): Promise<void> {
     const items = await planItems(this.#state)
     try {
-      for (const { from, to, resumed, only } of parts) {
-        if (from === to || this.#over()) continue
+      for (const { to, ...part } of parts) {
+        if (part.from === to || this.#over()) continue
         await this.#delivery.deliver({
+          ...part,
           items,
           identity: this.#identity(),
-          from,
           end: () => ({ ordinal: to, final: true }),
           grown: never,
           batches: [...this.#state.batches()],
-          resumed,
-          only,
         })
       }
     } finally {
@@ -429,10 +457,10 @@ class Running {
     }
   }
 
-  /** Where ordinals, and what is made of their rows, mean the same. */
+  /** Where ordinals mean the same records: those of a plan are in it, those of the stage are made by `map`. */
   #identity(): string {
-    const { map } = this.#definition
-    return `${this.#state.nonce} ${this.#state.plan?.id ?? ''} ${map ? hash('sha256', map.toString()) : ''}`
+    const { plan, nonce } = this.#state
+    return `${nonce} ${plan ? plan.id : this.#definition.version}`
   }
 
   #over(): boolean {
@@ -442,7 +470,7 @@ class Running {
   // ---- accounts
 
   /** What became of every row: of those this run read, and of those it found open. */
-  counts(): Outcomes & Pick<Run, 'resumed' | 'resent'> {
+  counts(): Outcomes & Pick<Run, 'deletes' | 'resumed' | 'resent'> {
     const state = this.#state
     const rows = state.nextOrdinal - this.#freshFrom
     const before = this.#before
@@ -451,6 +479,7 @@ class Running {
       const fresh = state.tally(this.#freshFrom, state.nextOrdinal)
       return {
         ...outcomes(rows, fresh),
+        deletes: outcomes(0, none),
         resumed: outcomes(before.pending + before.unknown, since(old, before)),
         resent: old.resent + fresh.resent,
       }
@@ -462,16 +491,20 @@ class Running {
     if (!this.#planned) {
       return {
         ...outcomes(rows, { ...none, pending: rows }),
+        deletes: outcomes(0, none),
         resumed: outcomes(found, { ...resumed, pending: after.pending + this.#unplanned }),
         resent,
       }
     }
     const { fresh: boundary, items, counts } = this.#state.plan!
-    const fresh = state.tally(boundary, items)
-    const carried = state.tally(0, boundary)
+    const firstDelete = items - counts.delete
+    const carried = waiting(state.tally(0, boundary), counts.carriedWaiting)
+    const fresh = waiting(state.tally(boundary, firstDelete), counts.waiting)
+    const deletes = waiting(state.tally(firstDelete, items), counts.waitingDeletes)
     const open = after.pending + after.unknown + this.#unplanned
     return {
       ...outcomes(rows, fresh, counts.unchanged, counts.superseded),
+      deletes: outcomes(counts.delete + counts.waitingDeletes, deletes),
       resumed:
         this.#planned === 'complete'
           ? outcomes(found, { ...resumed, pending: 0, unknown: 0 }, 0, open)
@@ -481,7 +514,7 @@ class Running {
               counts.carriedUnchanged,
               counts.carriedSuperseded,
             ),
-      resent: resent + fresh.resent + carried.resent,
+      resent: resent + fresh.resent + carried.resent + deletes.resent,
     }
   }
 
@@ -515,6 +548,50 @@ class Running {
       clearInterval(timer)
       tell()
     }
+  }
+}
+
+/** Rows that were refused so often that they are not tried any more are refused still. */
+function waiting(tally: Tally, rows: number): Tally {
+  return { ...tally, rejected: tally.rejected + rows }
+}
+
+/** By which fields the destination finds its object. */
+function matchOf({ destination, key }: SyncDefinition): readonly string[] {
+  return destination.match ?? key ?? []
+}
+
+/** What the comparison is made by. */
+function comparisonOf(
+  definition: SyncDefinition,
+): Pick<PlanOptions, 'where' | 'key' | 'operation' | 'deletes' | 'match' | 'make' | 'version'> {
+  const { name, destination, key, cursor, map, mode, operation, version } = definition
+  const match = matchOf(definition)
+  const deletes = mode === 'mirror'
+  // what is to be deleted one day must be found again
+  const needed = deletes ? match : (destination.match ?? [])
+  const make = recordMaker({ destination, key, cursor: cursor?.column, map, needed })
+  return { where: name, key: key!, operation, deletes, match, make, version }
+}
+
+/** Stops a run that would delete more than was meant, before it sends anything. */
+function guard({ name, mode, deleteCeiling }: SyncDefinition, { counts, known }: Comparison, rows: number): void {
+  if (mode !== 'mirror' || known === 0) return
+  const goOn = 'If that is meant, run again with allowDeletes (--allow-deletes)'
+  if (rows === 0) {
+    throw new GuardError(
+      `${name}: the source has no row, and the destination holds ${known}: nothing was sent. A broken query looks like that. ${goOn}`,
+    )
+  }
+  const most = 'share' in deleteCeiling ? Math.floor(known * deleteCeiling.share) : deleteCeiling.count
+  if (counts.delete > most || counts.delete === known) {
+    const limit =
+      counts.delete > most
+        ? `more than deleteCeiling allows (${'share' in deleteCeiling ? `${deleteCeiling.share * 100} %, ` : ''}${most})`
+        : 'all of them'
+    throw new GuardError(
+      `${name}: ${counts.delete} of the ${known} objects at the destination would be deleted, ${limit}: nothing was sent. ${goOn}`,
+    )
   }
 }
 

@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import type { Secret } from './config.js'
 import { redactLog } from './config.js'
 import { type Destination, definitionOf, type Operation } from './destination.js'
@@ -27,9 +28,11 @@ interface Needs {
  * |---|---|
  * | `append` | every row once; with a `cursor`, every new row once |
  * | `insert` | rows whose key was never delivered |
- * | `upsert` | every row that it reads, for the destination to create or update |
+ * | `update` | new and changed rows, for objects that exist there already |
+ * | `upsert` | new and changed rows, for the destination to create or update |
+ * | `mirror` | the same, and deletes for keys that are gone from the source |
  *
- * `update`, `mirror` and `replace` need the comparison with what was delivered before; this version refuses them.
+ * Changed is what differs from what the destination has acknowledged. This version refuses `replace`.
  */
 export type Mode = keyof Needs
 
@@ -58,6 +61,18 @@ type MapOption<R, I> = { map?: ((row: R) => I) | undefined } & ([R] extends [I] 
 type SyncOptions<R, M> = {
   /** Names the sync in messages and in the state. Renaming it begins afresh. */
   name: string
+  /**
+   * Change it when `map` comes to give other records although its text stays the same, because of what it calls: every row
+   * is looked at again then.
+   */
+  version?: string | number | undefined
+  /**
+   * Most deletes in one run of `mirror`: a share of what the destination holds, such as `'5%'`, or a number. A run that
+   * would delete more, or everything, sends nothing and fails with a {@link GuardError}; `allowDeletes` lets it pass.
+   *
+   * @default '20%'
+   */
+  deleteCeiling?: `${number}%` | number | undefined
   /** The folder of the state. @default '.spillway' */
   state?: string | Secret | undefined
   /** Where messages go. @default the console, without `debug` */
@@ -236,7 +251,26 @@ export async function runAll<const T extends readonly Sync[]>(
 
 type RawOptions = { readonly [option: string]: unknown }
 
-const options: readonly string[] = ['name', 'from', 'to', 'mode', 'key', 'cursor', 'map', 'state', 'log']
+const options: readonly string[] = [
+  'name',
+  'from',
+  'to',
+  'mode',
+  'key',
+  'cursor',
+  'map',
+  'version',
+  'deleteCeiling',
+  'state',
+  'log',
+]
+const operations = {
+  append: { write: 'insert', needs: ['insert'] },
+  insert: { write: 'insert', needs: ['insert'] },
+  update: { write: 'update', needs: ['update'] },
+  upsert: { write: 'upsert', needs: ['upsert'] },
+  mirror: { write: 'upsert', needs: ['upsert', 'delete'] },
+} as const
 const modes: readonly string[] = ['append', 'insert', 'update', 'upsert', 'mirror', 'replace']
 
 function define(given: RawOptions): SyncDefinition {
@@ -255,20 +289,23 @@ function define(given: RawOptions): SyncDefinition {
   if (typeof mode !== 'string' || !modes.includes(mode)) {
     throw wrong(`${JSON.stringify(mode)} is not a mode; the modes are ${modes.join(', ')}`)
   }
-  if (mode !== 'append' && mode !== 'insert' && mode !== 'upsert') {
+  if (mode === 'replace') throw wrong('mode replace is not there in this version; use mirror')
+  const { write: operation, needs } = operations[mode as keyof typeof operations]
+  const missing = needs.find((one) => !destination.handlers[one])
+  if (missing) {
     throw wrong(
-      `mode ${mode} needs the comparison with what was delivered before, which this version does not have; use append, insert or upsert`,
-    )
-  }
-  const operation = mode === 'upsert' ? 'upsert' : 'insert'
-  if (!destination.handlers[operation]) {
-    throw wrong(
-      `mode ${mode} needs ${operation}, and ${destination.name} can only ${Object.keys(destination.handlers)
+      `mode ${mode} needs ${missing}, and ${destination.name} can only ${Object.keys(destination.handlers)
         .filter((one) => one !== 'verify')
         .join(', ')}`,
     )
   }
   if (mode !== 'append' && !key) throw wrong(`mode ${mode} needs key: name the column, or columns, that identify a row`)
+  const cursor = cursorOf(given['cursor'], wrong)
+  if (mode === 'mirror' && (cursor || !source.repeatable)) {
+    throw wrong(
+      `mode mirror deletes what the source does not show, so it must show everything: ${cursor ? 'leave cursor out' : 'give a source that can be read again, such as an array, a query, or a function'}`,
+    )
+  }
   const map = given['map']
   if (map !== undefined && typeof map !== 'function')
     throw wrong(`map is ${describe(map)}; it must be a function from a row to a record`)
@@ -280,14 +317,30 @@ function define(given: RawOptions): SyncDefinition {
     name,
     source,
     destination,
-    mode,
+    mode: mode as SyncDefinition['mode'],
     operation,
     key,
-    cursor: cursorOf(given['cursor'], wrong),
+    cursor,
     map: map as SyncDefinition['map'],
+    version: hash('sha256', `${map ?? ''} ${versionOf(given['version'], wrong)}`, 'base64'),
+    deleteCeiling: ceilingOf(given['deleteCeiling'], wrong),
     folder: state,
     log: redactLog((given['log'] as Log | undefined) ?? { ...console, debug() {} }),
   }
+}
+
+function versionOf(version: unknown, wrong: (problem: string) => ConfigError): string {
+  if (version === undefined) return ''
+  if (typeof version === 'string' || typeof version === 'number') return String(version)
+  throw wrong(`version is ${describe(version)}; give a text or a number that changes when what map does changes`)
+}
+
+function ceilingOf(ceiling: unknown, wrong: (problem: string) => ConfigError): SyncDefinition['deleteCeiling'] {
+  if (ceiling === undefined) return { share: 0.2 }
+  if (typeof ceiling === 'number' && Number.isInteger(ceiling) && ceiling >= 0) return { count: ceiling }
+  const share = typeof ceiling === 'string' ? /^(\d+(?:\.\d+)?) ?%$/.exec(ceiling) : undefined
+  if (share && Number(share[1]) <= 100) return { share: Number(share[1]) / 100 }
+  throw wrong(`deleteCeiling is ${JSON.stringify(ceiling)}; give a share such as '5%', or a number of rows`)
 }
 
 function columnsOf(key: unknown, wrong: (problem: string) => ConfigError): readonly string[] | undefined {

@@ -125,8 +125,12 @@ describe('a refused batch', () => {
     seen.length = 0
     expect(await one.redrive({ where: ({ reason }) => reason === 'something else' })).toMatchObject({ rows: 0 })
     expect(seen).toEqual([])
-    expect(await one.redrive({ where: ({ key }) => key === 1 })).toMatchObject({ delivered: 2, rejected: 0 })
-    expect(seen).toContainEqual({ id: 1, email: 'a@b.cd' })
+    expect(await one.redrive({ where: ({ key }) => key === 1 })).toMatchObject({
+      delivered: 1,
+      unchanged: 1,
+      rejected: 0,
+    })
+    expect(seen).toEqual([{ id: 1, email: 'a@b.cd' }])
     expect(await all(one.deadLetters())).toEqual([])
   })
 
@@ -226,9 +230,10 @@ describe('a handler', () => {
       },
     })
     vi.spyOn(Math, 'random').mockReturnValue(0)
+    const from = rows(4)
     const one = sync({
       name: 'a',
-      from: rows(4),
+      from,
       to,
       key: 'id',
       mode: 'upsert',
@@ -237,6 +242,7 @@ describe('a handler', () => {
     })
     expect(await one.run()).toMatchObject({ status: 'done', delivered: 4, unknown: 0 })
     expect([...attempts.values()]).toEqual([2, 2, 1, 1])
+    for (const row of from) row['changed'] = true
     await one.run()
     expect(remote.get(2)).toBe('object-2')
     expect(remote.get(3)).toBeUndefined()

@@ -101,12 +101,22 @@ export interface PlanRow {
   readonly counts: PlanCounts
 }
 
-/** What planning alone decided, about rows that this run read and about those carried over. */
+/** What a plan says about the rows that its run read, and about those carried over. */
 export interface PlanCounts {
+  readonly insert: number
+  readonly update: number
+  /** Its last items. */
+  readonly delete: number
   readonly unchanged: number
+  /** Refused so often that they wait for a change, or a redrive. */
+  readonly waiting: number
+  readonly waitingDeletes: number
   readonly superseded: number
   readonly carriedUnchanged: number
+  readonly carriedWaiting: number
   readonly carriedSuperseded: number
+  /** What its records were made by. */
+  readonly version: string
 }
 
 /** The keys that the destination has acknowledged. */
