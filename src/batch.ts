@@ -124,6 +124,19 @@ export class Batcher {
     yield* later
   }
 
+  /** A stretch as one batch. */
+  whole(stretch: Stretch): Work {
+    const count = stretch.end().ordinal - stretch.from
+    const ranges: Range[] = count > 0 ? [[stretch.from, count]] : []
+    return { ...this.#newWork([], stretch), ranges, idempotencyKey: keyFor(ranges, stretch) }
+  }
+
+  /** Items from an ordinal on, as many as are at hand. */
+  async prepared(stretch: Stretch, ordinal: number): Promise<(Prepared | Invalid)[]> {
+    const chunk = await stretch.items.chunkAt(ordinal)
+    return Promise.all(chunk!.rows.map((_, index) => this.#prepare(chunk!, index, ordinal + index)))
+  }
+
   /** An attempt has ended, and nobody answered it. */
   unanswered(): void {
     this.#quietSince = Date.now()
@@ -223,13 +236,15 @@ export class Batcher {
           if (this.#leftBehind.has(key)) continue
           keys.add(key)
         }
-        const doubt = chunk.planned?.doubts[index]
+        const doubt = chunk.planned?.doubts[index] === true
+        // a row for which something may still land has to wait, and no other row should wait with it
+        const quiet = Math.max(doubt ? this.#quietSince : 0, chunk.planned?.landings[index] ?? 0) + settle
+        const alone = doubt || quiet > Date.now()
         const size = batchBytes === Number.POSITIVE_INFINITY ? 0 : Buffer.byteLength(encodeRows([item.record]).text)
-        if (taken.length > 0 && (doubt || bytes + size > batchBytes)) yield cut()
+        if (taken.length > 0 && (alone || bytes + size > batchBytes)) yield cut()
         taken.push(item)
         bytes += size
-        // a row in doubt may have to wait for a late landing, and no other row should wait with it
-        if (doubt) yield { ...cut(), doubt, doubtSince: this.#quietSince, notBefore: this.#quietSince + settle }
+        if (alone) yield { ...cut(), doubt, doubtSince: doubt ? this.#quietSince : 0, notBefore: quiet }
         else if (taken.length >= batchSize) yield cut()
       }
     }

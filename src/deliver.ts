@@ -18,7 +18,7 @@ import { fullJitter, onAbort, type Pace, retrying, sleep } from './pace.js'
 import { checkpoint } from './state/files.js'
 import type { LedgerBatch, Rejected, SyncState } from './state/state.js'
 import { type AnyRow, type Column, columnsOf, encodeRows } from './values.js'
-import { judge, messageOf, readAnswer, type Verdict } from './verdict.js'
+import { judge, messageOf, placesIn, readAnswer, type Verdict } from './verdict.js'
 
 export interface DeliveryOptions {
   readonly sync: string
@@ -154,6 +154,98 @@ export class Delivery {
     await this.#allRecorded()
   }
 
+  /** Delivers a stretch as one: `replace` takes everything in one call, batch by batch. */
+  async replace(stretch: Stretch): Promise<void> {
+    if (this.#halt) return
+    const work = this.#batcher.whole(stretch)
+    try {
+      await retrying(() => this.#attemptWhole(work), {
+        budget: this.#options.destination.policy.retryFor,
+        signal: this.#stop,
+        wait: (error, attempt) => (error instanceof Again && !this.#halt ? waitAfter(error, attempt) : undefined),
+      })
+    } catch (error) {
+      if (error instanceof Again) {
+        this.#exhausted(work, error)
+        this.#fail(
+          `${this.#options.destination.name} could not be given everything anew: ${messageOf(error.cause)}`,
+          undefined,
+        )
+      } else if (error !== this.#stop.reason) this.#fail(messageOf(error), error)
+    }
+    await this.#allRecorded()
+  }
+
+  async #attemptWhole(work: Work): Promise<void> {
+    const { destination } = this.#options
+    const places = new WeakMap<object, number>()
+    const unfit: Invalid[] = []
+    const verdict = await this.#inLane(work, [], async (context) => {
+      const batches = this.#batchesOf(work, places, unfit)
+      const answer: unknown = await destination.handlers.replace!(batches, context)
+      return readAnswer(answer, (record) => places.get(record), destination.name)
+    })
+    if (verdict.kind === 'refused') {
+      this.#nothingApplied(work)
+      return this.#fail(`${destination.name} refused to replace what it holds: ${verdict.reason}`, undefined)
+    }
+    if (verdict.kind !== 'answered') return void (await this.#conclude(work, [], verdict))
+    const kinds = new Set([...verdict.outcomes.values()].map(kindOf))
+    if (kinds.has('retry') || kinds.has('unknown')) {
+      const error = new FatalError(
+        `${destination.name}: replace may answer with reject() and receipt() only; to have all of it tried again, throw a RetryableError`,
+      )
+      return void this.#unanswered(work, { kind: 'unknown', bug: true, error, after: undefined, pushedBack: false })
+    }
+    const rejected: Rejected[] = []
+    const receipts: [number, string][] = []
+    const letter = async (ordinal: number, reason: string): Promise<Rejected> => ({
+      ordinal,
+      key: undefined,
+      row: await work.stretch.items.rowOf(ordinal),
+      record: undefined,
+      operation: 'replace',
+      reason: redact(reason),
+      attempts: work.attempt,
+    })
+    for (const { ordinal, problem } of unfit) rejected.push(await letter(ordinal, problem))
+    for (const [ordinal, outcome] of verdict.outcomes) {
+      if (kindOf(outcome) === 'receipt') receipts.push([ordinal, (outcome as Receipt).remoteId])
+      else rejected.push(await letter(ordinal, (outcome as Rejection).reason))
+    }
+    checkpoint('before outcome')
+    this.#recordSettled(work, rejected, receipts, [])
+    this.#delivered += work.ranges.reduce((sum, [, count]) => sum + count, 0) - rejected.length
+    this.#lastDelivery = performance.now()
+  }
+
+  /** The records of everything, from the first one on. Rows without one are left out. */
+  async *#batchesOf({ stretch }: Work, places: WeakMap<object, number>, unfit: Invalid[]): AsyncGenerator<object[]> {
+    unfit.length = 0
+    const { batchSize } = this.#options.destination.policy
+    const { ordinal: end } = stretch.end()
+    let batch: object[] = []
+    for (let ordinal = stretch.from; ordinal < end; ) {
+      const prepared = await this.#batcher.prepared(stretch, ordinal)
+      for (const item of prepared) {
+        ordinal = item.ordinal + 1
+        if ('problem' in item) unfit.push(item)
+        else {
+          places.set(item.record, item.ordinal)
+          batch.push(item.record)
+        }
+        if (batch.length < batchSize) continue
+        this.#columnsWith(batch)
+        yield batch
+        batch = []
+      }
+    }
+    if (batch.length > 0) {
+      this.#columnsWith(batch)
+      yield batch
+    }
+  }
+
   /** To be called when nothing more of these stretches will be delivered: believes the refusals that were held back. */
   async end(): Promise<void> {
     if (!this.#halt && !this.#options.stop.aborted) await this.#believeRefusals()
@@ -198,7 +290,7 @@ export class Delivery {
 
   /** One attempt. Answers what remains; throws {@link Again} when another attempt may do. */
   async #attempt(work: Work): Promise<Parts> {
-    const { pace, destination, state } = this.#options
+    const { destination } = this.#options
     const replaySafe = this.#isReplaySafe(work)
     const items = work.prepared ?? (await this.#batcher.reload(work))
     if (!items) return 'left'
@@ -206,6 +298,21 @@ export class Delivery {
       const resolved = await this.#resolve(work, items)
       if (resolved) return resolved
     }
+    const records = items.map(({ record }) => record)
+    const handler = destination.handlers[work.stretch.operation]!
+    const verdict = await this.#inLane(work, items, async (context) =>
+      readAnswer(await handler(records.slice(), context), placesIn(records), destination.name),
+    )
+    return this.#conclude(work, items, verdict)
+  }
+
+  /** Lets a batch into a lane, marks it as sent, and calls its handler. */
+  async #inLane(
+    work: Work,
+    items: readonly Prepared[],
+    handler: (context: Context) => Promise<Verdict>,
+  ): Promise<Verdict> {
+    const { pace, destination, state } = this.#options
     const records = items.map(({ record }) => record)
     await pace.enter(this.#stop)
     let begun = performance.now()
@@ -219,15 +326,12 @@ export class Delivery {
       checkpoint('sent')
       await this.#stillIn(work, begun)
       begun = performance.now()
-      const handler = destination.handlers[work.stretch.operation]!
-      verdict = await this.#call(work, items, records, async (context) =>
-        readAnswer(await handler(records.slice(), context), records, destination.name),
-      )
+      verdict = await this.#call(work, items, records, handler)
       checkpoint('answered')
+      return verdict
     } finally {
       this.#leave(begun, verdict)
     }
-    return this.#conclude(work, items, verdict)
   }
 
   /** Waits again when the request would not leave in the time for which it was let in. */
@@ -586,9 +690,11 @@ export class Delivery {
       this.#fail(messageOf(verdict.error), verdict.error)
       return 'left'
     }
-    const there = items.filter((_, index) => present.has(index))
+    // of a delete, what is not there any more is done
+    const isDone = (index: number): boolean => present.has(index) !== (work.stretch.operation === 'delete')
     const cannotTell = items.filter((_, index) => !present.has(index) && unsure.has(index))
-    const absent = items.filter((_, index) => !present.has(index) && !unsure.has(index))
+    const there = items.filter((item, index) => isDone(index) && !cannotTell.includes(item))
+    const absent = items.filter((item, index) => !isDone(index) && !cannotTell.includes(item))
     const landing = work.doubtSince + this.#settleTime - Date.now()
     if (absent.length === items.length && landing > 0) {
       // the lost request may still land: absence proves nothing yet
@@ -792,6 +898,7 @@ function digestOf(records: readonly object[]): string {
   return hash('sha256', encodeRows(records).text)
 }
 
-function rows({ ordinals }: Work): string {
-  return ordinals.length === 1 ? '1 row' : `${ordinals.length} rows`
+function rows({ ranges }: Work): string {
+  const count = ranges.reduce((sum, [, some]) => sum + some, 0)
+  return count === 1 ? '1 row' : `${count} rows`
 }

@@ -35,6 +35,7 @@ export {
 } from './errors.js'
 export { type Http, HttpError, type HttpRequest, NetworkError, TimeoutError } from './http.js'
 export type { Log } from './log.js'
+export type { Change, Plan } from './preview.js'
 export type { Progress, Run, RunOptions } from './run.js'
 export { type CursorValue, type Read, type Readable, type RowOf, type Source, source } from './source.js'
 export { type DeadLetter, type Mode, runAll, type Sync, type SyncStatus, sync } from './sync.js'

@@ -33,6 +33,8 @@ export interface Planned {
   readonly remoteIds: readonly (string | undefined)[]
   /** Whether the key may have been written by an attempt that nobody answered. */
   readonly doubts: readonly boolean[]
+  /** When an attempt left before which another one got no answer: that one may still land for some time. */
+  readonly landings: readonly (number | undefined)[]
 }
 
 /** The staged rows themselves, as `append` delivers them. */
@@ -56,7 +58,7 @@ export async function planItems(state: SyncState): Promise<Items> {
   const singles = await database.connect()
   const staged = freshRows(state)
   const file = join(state.folder, state.plan!.file)
-  const select = `select item, record, key, problem, remote_id, doubt from read_parquet(${literal(file)})`
+  const select = `select item, record, key, problem, remote_id, doubt, landing from read_parquet(${literal(file)})`
   let result: DuckDBResult | undefined
   let next = -1
   return {
@@ -92,7 +94,7 @@ export async function planItems(state: SyncState): Promise<Items> {
   }
 }
 
-function toItems([items, records, keys, problems, remoteIds, doubts]: DuckDBValue[][]): ItemChunk {
+function toItems([items, records, keys, problems, remoteIds, doubts, landings]: DuckDBValue[][]): ItemChunk {
   return {
     first: Number(items![0]),
     rows: decodeRows(`[${records!.join()}]`, true),
@@ -101,6 +103,7 @@ function toItems([items, records, keys, problems, remoteIds, doubts]: DuckDBValu
       problems: problems!.map(optional),
       remoteIds: remoteIds!.map(optional),
       doubts: doubts as boolean[],
+      landings: landings!.map((value) => (value === null ? undefined : Number(value))),
     },
   }
 }

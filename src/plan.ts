@@ -1,7 +1,8 @@
 import { hash, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import type { DuckDBConnection, DuckDBValue } from '@duckdb/node-api'
-import { copyTo, countOf, type Duckdb, fill, openDuckdb, rowsOf } from './duckdb.js'
+import type { Operation } from './destination.js'
+import { copyTo, countOf, type Duckdb, fill, literal, openDuckdb, rowsOf } from './duckdb.js'
 import { ConfigError } from './errors.js'
 import { pick } from './items.js'
 import { type MakeRecord, Unfit } from './record.js'
@@ -9,13 +10,14 @@ import { loadSnapshot, writeSnapshot } from './snapshot.js'
 import { StageReader } from './stage.js'
 import type { LedgerBatch, PlanCounts, Range, SyncState } from './state/state.js'
 import { type AnyRow, canonical, decodeRows, keyOf, losslessText } from './values.js'
+import { messageOf } from './verdict.js'
 
 // What was staged is compared with what the destination has acknowledged by an embedded DuckDB, which spills to disk: keys
 // never have to fit in memory. A fingerprint of the source's row decides first, in SQL; only rows for which it differs are
 // looked at one by one and made into records.
 //
 // plan-N.parquet: item · stage (the staged row's ordinal) · key · operation · raw · record · match · problem · remote_id · tried
-// · doubt, in the order of item. A line without item tells that a row changed and its record did not.
+// · doubt · landing, in the order of item. A line without item tells that a row changed and its record did not.
 
 /** A record that was refused so many times in a row waits until it changes, or until it is sent again by a redrive. */
 const mostTries = 3
@@ -27,9 +29,13 @@ export interface PlanOptions {
   readonly inputs: readonly Input[]
   /** The sync, for errors. */
   readonly where: string
-  readonly key: readonly string[]
-  /** `insert`: only keys that were never delivered; the others: rows that are new or have changed. */
-  readonly operation: 'insert' | 'update' | 'upsert'
+  /** Without one (in `replace`), rows are told apart by what they hold. */
+  readonly key: readonly string[] | undefined
+  /**
+   * `insert`: only keys that were never delivered; `update`, `upsert`: rows that are new or have changed; `replace`: all
+   * rows, when any is new or has changed or is gone.
+   */
+  readonly operation: 'insert' | 'update' | 'upsert' | 'replace'
   /** Keys that the source does not have any more are deleted. */
   readonly deletes: boolean
   /** Fields by which the destination finds its object. */
@@ -58,11 +64,16 @@ export interface Input {
 /** A comparison, before it counts. */
 export interface Comparison {
   readonly counts: PlanCounts
-  /** Keys that the destination has acknowledged so far. */
+  /** Keys that the destination has acknowledged so far, and how many of them would be deleted. */
   readonly known: number
+  readonly knownDeletes: number
+  /** Keys that are or may be at the destination and are not in the source. */
+  readonly gone: number
+  /** The same for two comparisons that find the same to do. */
+  readonly digest: string
   /** Puts the plan in place of the one before, and what that one delivered into the snapshot. */
   commit(): Promise<void>
-  /** Writes the changes, for somebody to look at, into a file: operation, key, record, before. */
+  /** Writes what is to be done, for somebody to look at, into a file; {@link readChanges} reads it. */
   writeChanges(file: string): Promise<void>
   close(): Promise<void>
 }
@@ -82,8 +93,12 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     const known = await countOf(connection, 'snapshot where known')
     await connection.run('create table fresh (input integer, stage bigint, key varchar, raw varchar)')
     await fill(connection, 'fresh', fingerprints(options))
+    if (!key) {
+      await connection.run(`create or replace table fresh as
+        select * replace (raw || '#' || row_number() over (partition by raw order by input, stage) as key) from fresh`)
+    }
     if (complete) {
-      await refuseDuplicates(connection, where, key)
+      if (key) await refuseDuplicates(connection, where, key)
       // of keys that are gone, nothing is left to know but that they are to be deleted
       await connection.run(
         'delete from snapshot where not known and not dirty and key not in (select key from fresh where key is not null)',
@@ -95,20 +110,33 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
       throw new Error(`${where}: the comparison of rows was cut short`) // a stream that fails half-way just ends
     }
     if (deletes) await fill(connection, 'made', deletesOf(database, options))
-    await settleOwners(connection, options)
+    if (options.operation !== 'replace') await settleOwners(connection, options)
+    const replaces = options.operation === 'replace' && (await differs(connection))
+    const sent = replaces ? `kind <> 'waiting'` : `kind in ('insert', 'update', 'delete')`
     await connection.run(`
       create table item as
-        select row_number() over (order by operation = 'delete', input, stage, key) - 1 as item, *
-        from made where kind in ('insert', 'update', 'delete')`)
+        select row_number() over (order by operation = 'delete', input, stage, key) - 1 as item, * from made where ${sent};
+      create table refreshed as select * from made where kind = 'same' and not (${sent})`)
+    const [{ digest } = { digest: null }] = await rowsOf<{ digest: string | null }>(
+      connection,
+      `select bit_xor(md5_number(concat_ws(chr(31), operation, key, stage is null, record, problem)))::varchar as digest from item`,
+    )
     return {
-      counts: await countsOf(connection, options),
+      counts: await countsOf(connection, options, replaces),
       known,
-      commit: () => commitPlan(connection, options),
+      knownDeletes: await countOf(
+        connection,
+        `made m join snapshot s on m.key = s.key where m.kind = 'delete' and s.known`,
+      ),
+      gone: await countOf(connection, `(${gone})`),
+      digest: digest ?? 'nothing',
+      commit: () => commitPlan(connection, options, replaces),
       async writeChanges(file) {
         await copyTo(
           connection,
           file,
-          `select i.item, i.kind, i.key, i.record, i.problem, s.record as before from item i left join snapshot s on i.key = s.key order by item`,
+          `select i.item, i.operation, i.record, i.problem, case when s.known then s.record end as before
+           from item i left join snapshot s on i.key = s.key order by item`,
         )
       },
       close: () => database.close(),
@@ -119,26 +147,69 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
   }
 }
 
+/** What a comparison found to do, in the order in which it would be sent. */
+export interface StoredChange {
+  readonly operation: Operation
+  /** Where there is a problem, the row of the source, of which no record can be made. */
+  readonly record: AnyRow
+  readonly problem: string | undefined
+  /** As the destination has acknowledged it. */
+  readonly before: AnyRow | undefined
+}
+
+export async function* readChanges(file: string, spill: string): AsyncGenerator<StoredChange> {
+  const database = await openDuckdb(spill)
+  try {
+    for await (const changes of streamed<{
+      operation: string
+      record: string
+      problem: string | null
+      before: string | null
+    }>(database, `select operation, record, problem, before from read_parquet(${literal(file)}) order by item`)) {
+      for (const { operation, record, problem, before } of changes) {
+        yield {
+          operation: operation as Operation,
+          record: decodeRows(`[${record}]`, true)[0]!,
+          problem: problem ?? undefined,
+          before: before === null ? undefined : decodeRows(`[${before}]`, true)[0],
+        }
+      }
+    }
+  } finally {
+    await database.close()
+  }
+}
+
+/** Keys that are or may be at the destination and are not in the source. */
+const gone = `select * from snapshot s where (known or dirty) and key not in (select key from fresh where key is not null)`
+
+/** Whether a destination that is replaced as a whole would be given anything else than it has. */
+async function differs(connection: DuckDBConnection): Promise<boolean> {
+  const changes = await countOf(connection, `made where kind in ('insert', 'update') and problem is null`)
+  return changes > 0 || (await countOf(connection, `(${gone})`)) > 0
+}
+
 /** Which staged rows to look at: one per key, and only where something may have changed. */
 async function choose(connection: DuckDBConnection, options: PlanOptions): Promise<void> {
   const { operation, complete, full, inputs } = options
   const carried = inputs.flatMap((input, index) => (input.carried ? index : []))
   // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
   const held = operation === 'insert'
-  const same = operation === 'insert' ? 's.known' : 's.known and not s.dirty and s.raw = c.raw'
+  const unchanged = operation === 'insert' ? 's.known' : 's.known and not s.dirty and s.raw = c.raw'
   await connection.run(`
     create table ranked as
       select *, input in (${[-1, ...carried].join()}) as carried,
         key is not null and row_number() over (partition by key order by input desc, stage desc) > 1 as older
       from (from fresh ${complete ? '' : 'union all select -1 as input, stage, key, null as raw from open_item'});
     create table chosen as
-      select c.input, c.stage, c.key, c.raw, c.carried, o.batch as held_by, coalesce(${full ? 'false' : same}, false) as unchanged
+      select c.input, c.stage, c.key, c.raw, c.carried, o.batch as held_by, coalesce(${full ? 'false' : unchanged}, false) as unchanged
       from ranked c left join snapshot s on c.key = s.key
         left join (select key, any_value(batch) as batch from open_item where state = 'unknown' and ${held} group by key) o on c.key = o.key
       where not older;
+    ${operation === 'replace' ? `update chosen set unchanged = false where exists (from chosen where not unchanged) or exists (${gone});` : ''}
     create table made (
       input integer, stage bigint, key varchar, kind varchar, operation varchar, raw varchar, record varchar, match varchar, problem varchar,
-      remote_id varchar, tried varchar, doubt boolean, carried boolean, held_by bigint
+      remote_id varchar, tried varchar, doubt boolean, landing bigint, carried boolean, held_by bigint
     )`)
 }
 
@@ -157,7 +228,12 @@ async function* fingerprints({
         const from = ordinal
         yield rows
           .slice(0, end - from)
-          .map((row, index) => [input, BigInt(from + index), keyOf(row, key) ?? null, fingerprint(version, row)])
+          .map((row, index) => [
+            input,
+            BigInt(from + index),
+            (key && keyOf(row, key)) ?? null,
+            fingerprint(version, row),
+          ])
         ordinal += rows.length
       }
     } finally {
@@ -184,6 +260,7 @@ interface Chosen {
   readonly remote_id: string | null
   readonly tried: string | null
   readonly tries: number
+  readonly landing: bigint | null
 }
 
 /** The chosen rows made into records, and what is to be done with each. */
@@ -197,7 +274,7 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
   try {
     for await (const chosen of streamed<Chosen>(
       database,
-      `select c.*, coalesce(s.known, false) as known, coalesce(s.dirty, false) as dirty, s.record, s.remote_id, s.tried, coalesce(s.tries, 0) as tries
+      `select c.*, coalesce(s.known, false) as known, coalesce(s.dirty, false) as dirty, s.record, s.remote_id, s.tried, coalesce(s.tries, 0) as tries, s.landing
        from chosen c left join snapshot s on c.key = s.key where not unchanged order by c.input, c.stage`,
     )) {
       const rows: AnyRow[] = []
@@ -209,11 +286,12 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
       for (const [index, one] of chosen.entries()) {
         const row = rows[index]!
         const making = make(row, one.key ?? undefined)
-        const made = making instanceof Promise ? await making : making
+        const made = kept(making instanceof Promise ? await making : making)
         const unfit = made instanceof Unfit
-        const tried = fingerprint(unfit ? version : '', unfit ? row : made)
+        const tried = fingerprint(unfit ? version : '', unfit ? row : made.record)
         const waits = one.tries >= mostTries && one.tried === tried && !again.has(one.key ?? '')
-        const same = !unfit && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, made)
+        const same =
+          !unfit && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, made.record)
         // what may have been applied stays an item, for its batch to be told of
         const open = one.held_by !== null
         const kind = same && !open ? 'same' : waits && !open ? 'waiting' : one.known ? 'update' : 'insert'
@@ -224,12 +302,13 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
           kind,
           operation,
           one.raw ?? fingerprint(version, row),
-          losslessText(unfit ? row : made),
-          unfit ? null : matchOf(made, match),
+          unfit ? losslessText(row) : made.text,
+          unfit ? null : (keyOf(made.record, match) ?? null),
           unfit ? made.problem : null,
           one.remote_id,
           tried,
           one.dirty,
+          one.landing,
           one.carried,
           one.held_by,
         ])
@@ -249,22 +328,21 @@ interface Gone {
   readonly remote_id: string | null
   readonly tried: string | null
   readonly tries: number
+  readonly landing: bigint | null
 }
 
-/** Keys that are or may be at the destination and are not in the source. */
 async function* deletesOf(
   database: Duckdb,
-  { match }: PlanOptions,
+  { match, again }: PlanOptions,
 ): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  for await (const gone of streamed<Gone>(
+  for await (const some of streamed<Gone>(
     database,
-    `select key, record, match, dirty, remote_id, tried, tries from snapshot s
-     where (known or dirty) and key not in (select key from fresh where key is not null) order by key`,
+    `select key, record, match, dirty, remote_id, tried, tries, landing from (${gone}) order by key`,
   )) {
-    yield gone.map((one) => {
+    yield some.map((one) => {
       const [record] = decodeRows(`[${one.record}]`, true)
       const fields = Object.fromEntries(match.map((field) => [field, record![field]]))
-      const waits = one.tries >= mostTries && one.tried === 'delete'
+      const waits = one.tries >= mostTries && one.tried === 'delete' && !again.has(one.key)
       return [
         null,
         null,
@@ -278,6 +356,7 @@ async function* deletesOf(
         one.remote_id,
         'delete',
         one.dirty,
+        one.landing,
         false,
         null,
       ]
@@ -301,32 +380,39 @@ async function settleOwners(connection: DuckDBConnection, { complete, match }: P
     create table rival as
       select m.input, m.stage, min(o.key) as key from made m join owner o on m.match = o.match and m.key <> o.key and (o.input, o.stage) < (m.input, m.stage)
       where m.kind in ('insert', 'update') group by m.input, m.stage;
-    update made set problem = 'another row, of the key ' || r.key || ', has the same ${fields}' from rival r
+    update made set problem = 'another row, of the key ' || regexp_replace(r.key, '^i', '') || ', has the same ${fields}', tried = null from rival r
       where made.input = r.input and made.stage = r.stage;
     delete from made where kind = 'delete' and match in (select match from owner)`)
 }
 
-async function countsOf(connection: DuckDBConnection, { version }: PlanOptions): Promise<PlanCounts> {
+async function countsOf(
+  connection: DuckDBConnection,
+  { version }: PlanOptions,
+  replaces: boolean,
+): Promise<PlanCounts> {
   const made = (kind: string, where = 'true'): Promise<number> =>
     countOf(connection, `made where kind = '${kind}' and ${where}`)
+  const unchanged = async (where: string): Promise<number> =>
+    (await countOf(connection, `chosen where unchanged and ${where}`)) +
+    (await countOf(connection, `refreshed where ${where}`))
   return {
-    insert: await made('insert'),
-    update: await made('update'),
+    insert: await made('insert', 'problem is null'),
+    update: await made('update', 'problem is null'),
     delete: await made('delete'),
-    unchanged:
-      (await countOf(connection, 'chosen where unchanged and not carried')) + (await made('same', 'not carried')),
+    unfit: await countOf(connection, 'item where problem is not null'),
+    replaces,
+    unchanged: await unchanged('not carried'),
     waiting: await made('waiting', `operation <> 'delete' and not carried`),
     waitingDeletes: await made('waiting', `operation = 'delete'`),
     superseded: await countOf(connection, 'ranked where older and not carried'),
-    carriedUnchanged:
-      (await countOf(connection, 'chosen where unchanged and carried')) + (await made('same', 'carried')),
+    carriedUnchanged: await unchanged('carried'),
     carriedWaiting: await made('waiting', 'carried'),
     carriedSuperseded: await countOf(connection, 'ranked where older and carried'),
     version,
   }
 }
 
-async function commitPlan(connection: DuckDBConnection, options: PlanOptions): Promise<void> {
+async function commitPlan(connection: DuckDBConnection, options: PlanOptions, replaces: boolean): Promise<void> {
   const { state } = options
   const through = state.nextOrdinal
   const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
@@ -340,21 +426,32 @@ async function commitPlan(connection: DuckDBConnection, options: PlanOptions): P
     items: await countOf(connection, 'item'),
     fresh: await countOf(connection, 'item where carried'),
     through,
-    counts: await countsOf(connection, options),
+    counts: await countsOf(connection, options, replaces),
   }
   await copyTo(
     connection,
     join(state.folder, plan.file),
-    `select item, stage, key, operation, raw, record, match, problem, remote_id, tried, doubt from item
-     union all select null, stage, key, operation, raw, null, null, null, null, null, false from made where kind = 'same'
-     order by item`,
+    `select item, stage, key, operation, raw, record, match, problem, remote_id, tried, doubt, landing from item
+     union all select null, stage, key, operation, raw, null, null, null, null, null, false, null from refreshed order by item`,
   )
   const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
   const unknown = [...state.batches()].flatMap((batch) => {
     const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
     return items.length > 0 ? stillUnknown(state, batch, items) : []
   })
-  await state.swap({ plan, snapshot, unknown, free: [] })
+  await state.swap({ plan, snapshot, unknown, free: [], closed: await closedLetters(connection, options) })
+}
+
+/** Keys whose dead letters are of no interest any more: the row is again what was delivered, or it is gone. */
+async function closedLetters(connection: DuckDBConnection, { state, complete }: PlanOptions): Promise<string[]> {
+  await connection.run('create table letter (key varchar)')
+  await fill(connection, 'letter', [[...state.openLetters()].map((key) => [key])])
+  const closed = await rowsOf<{ key: string }>(
+    connection,
+    `select key from letter where key in (select key from chosen where unchanged) or key in (select key from refreshed)
+     ${complete ? `or (key not in (select key from fresh where key is not null) and key not in (select key from item where key is not null))` : ''}`,
+  )
+  return closed.map(({ key }) => key)
 }
 
 async function refuseDuplicates(connection: DuckDBConnection, where: string, key: readonly string[]): Promise<void> {
@@ -379,8 +476,15 @@ function isSame(delivered: string, record: object): boolean {
   return canonical(decodeRows(`[${delivered}]`, true)[0]) === canonical(record)
 }
 
-function matchOf(record: AnyRow, match: readonly string[]): string | null {
-  return keyOf(record, match) ?? null
+/** A record as the plan keeps it: what is not kept counts neither now nor in the next comparison. */
+function kept(made: object | Unfit): { readonly text: string; readonly record: AnyRow } | Unfit {
+  if (made instanceof Unfit) return made
+  try {
+    const text = losslessText(made)
+    return { text, record: decodeRows(`[${text}]`, true)[0]! }
+  } catch (error) {
+    return new Unfit(`the record ${messageOf(error)}`)
+  }
 }
 
 /** The batch that stands in the new plan for those rows of an old one whose fate is open, and which are not simply sent again. */

@@ -17,7 +17,10 @@ export interface ReaderOptions {
   readonly key: readonly string[] | undefined
   readonly cursor: CursorOptions | undefined
   readonly log: Log
+  /** Where rows are staged. */
   readonly state: SyncState
+  /** What earlier reads left. */
+  readonly earlier: SyncState
   /** Ends the read, which then counts as broken off. */
   readonly stop: AbortSignal
   /** What to do about an earlier read that broke off and cannot be continued. */
@@ -149,7 +152,7 @@ export class Reader {
   }
 
   async #openCursor(options: CursorOptions): Promise<Cursor> {
-    const { name, source, state } = this.#options
+    const { name, source, earlier: state } = this.#options
     const brokenOff: AnyRow[] = []
     if (!source.ordered) {
       // their rows are staged, but the position stayed where it was: the source gives them again

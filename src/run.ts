@@ -24,9 +24,9 @@ export interface SyncDefinition {
   readonly name: string
   readonly source: SourceDefinition
   readonly destination: Definition
-  readonly mode: 'append' | 'insert' | 'update' | 'upsert' | 'mirror'
+  readonly mode: 'append' | 'insert' | 'update' | 'upsert' | 'mirror' | 'replace'
   /** What is done with rows. */
-  readonly operation: 'insert' | 'update' | 'upsert'
+  readonly operation: 'insert' | 'update' | 'upsert' | 'replace'
   readonly key: readonly string[] | undefined
   readonly cursor: CursorOptions | undefined
   readonly map: ((row: AnyRow) => unknown) | undefined
@@ -89,6 +89,8 @@ export interface RunOptions {
   allowDeletes?: boolean | undefined
   /** Sends every row, also those that the destination has already. @default false */
   full?: boolean | undefined
+  /** Sends just what this plan shows, and nothing when the source or what was delivered has changed since. */
+  plan?: { readonly digest: string } | undefined
 }
 
 /** Which dead letters to send again. */
@@ -153,7 +155,7 @@ async function lettersOf(letters: AsyncIterable<StoredLetter>, wanted: Where): P
 }
 
 /** What a snapshot and a ledger belong to. */
-function identityOf({ mode, key, destination }: SyncDefinition, config: unknown): Identity {
+export function identityOf({ mode, key, destination }: SyncDefinition, config: unknown): Identity {
   const target = JSON.stringify(destination.target(config)) ?? ''
   return {
     mode,
@@ -262,6 +264,7 @@ class Running {
     this.#reader = new Reader({
       ...definition,
       state,
+      earlier: state,
       // with an error the run ends at once; a destination that is merely down does not keep rows from being staged
       stop: AbortSignal.any([limits.stop, this.#delivery.failed]),
       brokenOff: options.brokenOff,
@@ -286,7 +289,10 @@ class Running {
     if (halt?.error !== undefined) throw halt.error
     const counts = this.counts()
     await this.#tidy()
-    const open = counts.pending + counts.unknown + counts.resumed.pending + counts.resumed.unknown
+    const open = [counts, counts.deletes, counts.resumed].reduce(
+      (sum, { pending, unknown }) => sum + pending + unknown,
+      0,
+    )
     const stopped =
       this.#limits.stop.aborted && !this.#reader.whole && !this.#resumedOnly
         ? `the run ended early: ${messageOf(this.#limits.stop.reason)}`
@@ -371,7 +377,8 @@ class Running {
   async #keyed(letters: readonly StoredLetter[] | undefined, again: ReadonlySet<string>): Promise<void> {
     const complete = this.#complete && !letters
     await this.#resumeKeyed(complete)
-    if (this.#over()) return
+    // without a letter to send again nothing is read, and what is not read is not gone
+    if (this.#over() || letters?.length === 0) return
     const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)
     if (complete) await reading
     else await reading.catch(() => {}) // what it gave is delivered before the error is told
@@ -407,6 +414,7 @@ class Running {
     const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
     const comparison = await compare({
       ...comparisonOf(this.#definition),
+      deletes: this.#definition.mode === 'mirror' && complete,
       state,
       inputs: [
         { stage: state, range: [from, this.#freshFrom - from], carried: true },
@@ -418,7 +426,16 @@ class Running {
       again,
     })
     try {
-      if (!this.#options.allowDeletes) guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
+      const reason = this.#options.allowDeletes
+        ? undefined
+        : guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
+      if (reason) throw new GuardError(`${this.#definition.name}: ${reason}`)
+      const { plan } = this.#options
+      if (plan && plan.digest !== comparison.digest) {
+        throw new GuardError(
+          `${this.#definition.name}: the source, or what was delivered, has changed since the plan was made: nothing was sent. Plan again`,
+        )
+      }
       await comparison.commit()
     } finally {
       await comparison.close()
@@ -426,12 +443,34 @@ class Running {
     this.#planned = complete ? 'complete' : 'partial'
     const { fresh, items, counts } = state.plan!
     const { operation } = this.#definition
+    if (operation === 'replace') {
+      if (counts.replaces) await this.#replace(items)
+      return
+    }
     const firstDelete = items - counts.delete
     await this.#deliverItems([
       { from: 0, to: fresh, operation, resumed: true, only: 'pending' },
       { from: fresh, to: firstDelete, operation, resumed: false, only: 'pending' },
       { from: firstDelete, to: items, operation: 'delete', resumed: false, only: 'pending' },
     ])
+  }
+
+  async #replace(count: number): Promise<void> {
+    const items = await planItems(this.#state)
+    try {
+      await this.#delivery.replace({
+        items,
+        operation: 'replace',
+        identity: this.#identity(),
+        from: 0,
+        end: () => ({ ordinal: count, final: true }),
+        grown: never,
+        batches: [],
+        resumed: false,
+      })
+    } finally {
+      await items.close()
+    }
   }
 
   async #deliverItems(
@@ -562,7 +601,7 @@ function matchOf({ destination, key }: SyncDefinition): readonly string[] {
 }
 
 /** What the comparison is made by. */
-function comparisonOf(
+export function comparisonOf(
   definition: SyncDefinition,
 ): Pick<PlanOptions, 'where' | 'key' | 'operation' | 'deletes' | 'match' | 'make' | 'version'> {
   const { name, destination, key, cursor, map, mode, operation, version } = definition
@@ -571,28 +610,26 @@ function comparisonOf(
   // what is to be deleted one day must be found again
   const needed = deletes ? match : (destination.match ?? [])
   const make = recordMaker({ destination, key, cursor: cursor?.column, map, needed })
-  return { where: name, key: key!, operation, deletes, match, make, version }
+  return { where: name, key, operation, deletes, match, make, version }
 }
 
-/** Stops a run that would delete more than was meant, before it sends anything. */
-function guard({ name, mode, deleteCeiling }: SyncDefinition, { counts, known }: Comparison, rows: number): void {
-  if (mode !== 'mirror' || known === 0) return
-  const goOn = 'If that is meant, run again with allowDeletes (--allow-deletes)'
+/** Why a run must not begin that would delete more than was meant. */
+export function guard(
+  { mode, deleteCeiling }: SyncDefinition,
+  { known, knownDeletes }: Comparison,
+  rows: number,
+): string | undefined {
+  if ((mode !== 'mirror' && mode !== 'replace') || known === 0) return undefined
+  const goOn = 'nothing was sent. If that is meant, run with allowDeletes (--allow-deletes)'
   if (rows === 0) {
-    throw new GuardError(
-      `${name}: the source has no row, and the destination holds ${known}: nothing was sent. A broken query looks like that. ${goOn}`,
-    )
+    return `the source has no row, and the destination holds ${known}; a broken query looks like that: ${goOn}`
   }
+  if (mode === 'replace') return undefined
   const most = 'share' in deleteCeiling ? Math.floor(known * deleteCeiling.share) : deleteCeiling.count
-  if (counts.delete > most || counts.delete === known) {
-    const limit =
-      counts.delete > most
-        ? `more than deleteCeiling allows (${'share' in deleteCeiling ? `${deleteCeiling.share * 100} %, ` : ''}${most})`
-        : 'all of them'
-    throw new GuardError(
-      `${name}: ${counts.delete} of the ${known} objects at the destination would be deleted, ${limit}: nothing was sent. ${goOn}`,
-    )
-  }
+  if (knownDeletes <= most && knownDeletes < known) return undefined
+  const share = 'share' in deleteCeiling ? `${deleteCeiling.share * 100} %, which is ` : ''
+  const allowed = knownDeletes > most ? `${share}${most}` : 'never all of them'
+  return `${knownDeletes} of the ${known} objects at the destination would be deleted, and deleteCeiling allows ${allowed}: ${goOn}`
 }
 
 /** Never resolves: a stretch that does not grow. */

@@ -5,6 +5,7 @@ import { type Destination, definitionOf, type Operation } from './destination.js
 import { type Duration, milliseconds } from './duration.js'
 import { ConfigError } from './errors.js'
 import type { Log } from './log.js'
+import { type Plan, preview } from './preview.js'
 import { type Run, type RunOptions, runSync, type SyncDefinition } from './run.js'
 import { type Readable, type RowOf, sourceOf } from './source.js'
 import { openEmbedded } from './state/embedded.js'
@@ -32,7 +33,9 @@ interface Needs {
  * | `upsert` | new and changed rows, for the destination to create or update |
  * | `mirror` | the same, and deletes for keys that are gone from the source |
  *
- * Changed is what differs from what the destination has acknowledged. This version refuses `replace`.
+ * | `replace` | everything, when anything has changed |
+ *
+ * Changed is what differs from what the destination has acknowledged.
  */
 export type Mode = keyof Needs
 
@@ -124,6 +127,20 @@ export interface Sync<Row = any, I = any> {
    * {@link ConfigError} before anything is sent, a {@link SourceError}, a {@link FatalError}, {@link AlreadyRunningError}.
    */
   run(options?: RunOptions): Promise<Run>
+  /**
+   * What a run would do now: it reads the source and compares, sends nothing and changes no state. Whatever was left open by
+   * an earlier run is compared as it would be then.
+   *
+   * @throws ConfigError, {@link SourceError}, {@link AlreadyRunningError} while a run goes on.
+   *
+   * @example
+   * ```ts
+   * const plan = await contacts.plan()
+   * console.log(plan.insert, plan.update, plan.delete)
+   * for await (const { operation, match, fields } of plan.changes) console.log(operation, match, fields)
+   * ```
+   */
+  plan(options?: { signal?: AbortSignal | undefined }): Promise<Plan<I>>
   status(): Promise<SyncStatus>
   /** Refused rows that were neither delivered since nor sent again, oldest first. */
   deadLetters(where?: (letter: DeadLetter<Row, I>) => boolean): AsyncIterable<DeadLetter<Row, I>>
@@ -170,6 +187,7 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
   return {
     name,
     run: (runOptions = {}) => runSync(definition, runOptions),
+    plan: async ({ signal = new AbortController().signal } = {}) => (await preview(definition, signal)) as Plan<I>,
     redrive: ({ where = () => true, ...runOptions } = {}) =>
       runSync(definition, runOptions, (stored) => where(asLetter(stored))),
     async *deadLetters(where = () => true) {
@@ -270,6 +288,7 @@ const operations = {
   update: { write: 'update', needs: ['update'] },
   upsert: { write: 'upsert', needs: ['upsert'] },
   mirror: { write: 'upsert', needs: ['upsert', 'delete'] },
+  replace: { write: 'replace', needs: ['replace'] },
 } as const
 const modes: readonly string[] = ['append', 'insert', 'update', 'upsert', 'mirror', 'replace']
 
@@ -289,7 +308,6 @@ function define(given: RawOptions): SyncDefinition {
   if (typeof mode !== 'string' || !modes.includes(mode)) {
     throw wrong(`${JSON.stringify(mode)} is not a mode; the modes are ${modes.join(', ')}`)
   }
-  if (mode === 'replace') throw wrong('mode replace is not there in this version; use mirror')
   const { write: operation, needs } = operations[mode as keyof typeof operations]
   const missing = needs.find((one) => !destination.handlers[one])
   if (missing) {
@@ -299,11 +317,12 @@ function define(given: RawOptions): SyncDefinition {
         .join(', ')}`,
     )
   }
-  if (mode !== 'append' && !key) throw wrong(`mode ${mode} needs key: name the column, or columns, that identify a row`)
+  if (mode !== 'append' && mode !== 'replace' && !key)
+    throw wrong(`mode ${mode} needs key: name the column, or columns, that identify a row`)
   const cursor = cursorOf(given['cursor'], wrong)
-  if (mode === 'mirror' && (cursor || !source.repeatable)) {
+  if ((mode === 'mirror' || mode === 'replace') && (cursor || !source.repeatable)) {
     throw wrong(
-      `mode mirror deletes what the source does not show, so it must show everything: ${cursor ? 'leave cursor out' : 'give a source that can be read again, such as an array, a query, or a function'}`,
+      `mode ${mode} takes away what the source does not show, so it must show everything: ${cursor ? 'leave cursor out' : 'give a source that can be read again, such as an array, a query, or a function'}`,
     )
   }
   const map = given['map']

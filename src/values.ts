@@ -271,6 +271,12 @@ export function canonical(value: unknown): string {
   return `{${parts.join()}}`
 }
 
+/** The fields of which two records say different things: those of the second in its order, then those it does not have. */
+export function differences(before: AnyRow, after: AnyRow): string[] {
+  const fields = new Set([...Object.keys(after), ...Object.keys(before)])
+  return [...fields].filter((field) => canonical(before[field]) !== canonical(after[field]))
+}
+
 /** The canonical text of a row's key; `undefined` when a column of it is null or absent. */
 export function keyOf(row: AnyRow, columns: readonly string[]): string | undefined {
   let key = ''

@@ -72,8 +72,8 @@ export function judge(error: unknown, { actor, atomic, writes }: Call, now: numb
   return { kind: 'unknown', after, pushedBack, bug: misread || isBug(error), error }
 }
 
-/** What a handler's answer says about the rows of its batch. `records` is what it was given. */
-export function readAnswer(answer: unknown, records: readonly object[], actor: string): Verdict {
+/** What a handler's answer says about the rows of its batch. `placeOf` finds a record among those that it was given. */
+export function readAnswer(answer: unknown, placeOf: (record: object) => number | undefined, actor: string): Verdict {
   if (answer === undefined) return { kind: 'answered', outcomes: none }
   const malformed = (what: string): Verdict => ({
     kind: 'unknown',
@@ -85,12 +85,11 @@ export function readAnswer(answer: unknown, records: readonly object[], actor: s
     ),
   })
   if (answer === null || typeof answer !== 'object' || !(Symbol.iterator in answer)) return malformed(describe(answer))
-  const places = new Map(records.map((record, index) => [record, index]))
   const outcomes = new Map<number, Outcome>()
   for (const item of answer as Iterable<unknown>) {
     const outcome = outcomeOf(item)
     if (!outcome) return malformed(`a list that holds ${describe(item)}`)
-    const index = places.get(outcome.record)
+    const index = placeOf(outcome.record)
     if (index === undefined) return malformed(`${kindOf(outcome)} for an object that is not one of the batch's records`)
     const before = outcomes.get(index)
     if (before && kindOf(before) !== kindOf(outcome)) {
@@ -102,6 +101,15 @@ export function readAnswer(answer: unknown, records: readonly object[], actor: s
 }
 
 const none: ReadonlyMap<number, Outcome> = new Map()
+
+/** Finds records in a batch; for most batches nothing is looked for. */
+export function placesIn(records: readonly object[]): (record: object) => number | undefined {
+  let places: Map<object, number> | undefined
+  return (record) => {
+    places ??= new Map(records.map((one, index) => [one, index]))
+    return places.get(record)
+  }
+}
 
 /** What an error says, however it was thrown. */
 export function messageOf(error: unknown): string {

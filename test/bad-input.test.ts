@@ -21,9 +21,9 @@ describe('refused before anything happens, naming the sync and the remedy', () =
       'people: "upsrt" is not a mode; the modes are append, insert, update, upsert',
     ],
     [
-      'a mode of a later version',
+      'a mode that the destination does not serve',
       { mode: 'mirror', key: 'id' },
-      'people: mode mirror needs the comparison with what was delivered before',
+      'people: mode mirror needs delete, and',
     ],
     ['a keyed mode without a key', { mode: 'upsert' }, 'people: mode upsert needs key: name the column'],
     ['an empty key', { key: [] }, 'people: key must be the name of a column, or a list of them'],

@@ -10,7 +10,7 @@ import {
   retry,
   unknown,
 } from '../src/index.js'
-import { judge, readAnswer } from '../src/verdict.js'
+import { judge, placesIn, readAnswer } from '../src/verdict.js'
 
 const call = { actor: 'crm', atomic: true, writes: 1 }
 const http = (status: number, retryAfter?: number) =>
@@ -101,12 +101,12 @@ describe('what an answer says', () => {
   const [a, b, c] = records as [object, object, object]
 
   it('nothing: all delivered', () => {
-    expect(readAnswer(undefined, records, 'crm')).toEqual({ kind: 'answered', outcomes: new Map() })
-    expect(readAnswer([], records, 'crm')).toEqual({ kind: 'answered', outcomes: new Map() })
+    expect(readAnswer(undefined, placesIn(records), 'crm')).toEqual({ kind: 'answered', outcomes: new Map() })
+    expect(readAnswer([], placesIn(records), 'crm')).toEqual({ kind: 'answered', outcomes: new Map() })
   })
 
   it('names records in any iterable', () => {
-    const verdict = readAnswer(new Set([reject(b, 'no'), retry(a), unknown(c)]), records, 'crm')
+    const verdict = readAnswer(new Set([reject(b, 'no'), retry(a), unknown(c)]), placesIn(records), 'crm')
     expect(verdict.kind === 'answered' && [...verdict.outcomes.keys()]).toEqual([1, 0, 2])
   })
 
@@ -118,7 +118,7 @@ describe('what an answer says', () => {
     ['a copy of a record', [reject({ ...a }, 'no')], /rejection for an object that is not one of the batch's records/],
     ['two outcomes for one record', [reject(a, 'no'), receipt(a, '7')], /both rejection and receipt for one record/],
   ])('is unknown, never success, when it is %s', (_, answer, message) => {
-    const verdict = readAnswer(answer, records, 'crm')
+    const verdict = readAnswer(answer, placesIn(records), 'crm')
     expect(verdict).toMatchObject({ kind: 'unknown', bug: true })
     expect(verdict.kind === 'unknown' && (verdict.error as Error).message).toMatch(message)
   })

@@ -6,6 +6,7 @@ import { redactError } from '../config.js'
 import { ConfigError } from '../errors.js'
 import { deadLettersCommand } from './dead-letters.js'
 import { initCommand } from './init.js'
+import { planCommand } from './plan.js'
 import { resetCommand } from './reset.js'
 import { redriveCommand, runCommand } from './run.js'
 import { statusCommand } from './status.js'
@@ -28,6 +29,7 @@ const program = new Command('spillway')
   })
 for (const command of [
   runCommand(),
+  planCommand(),
   statusCommand(),
   deadLettersCommand(),
   redriveCommand(),

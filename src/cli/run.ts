@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { redactError } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
@@ -18,6 +19,9 @@ interface Options {
   readonly allowRejections?: boolean
   readonly fromStart?: boolean
   readonly done?: boolean
+  readonly allowDeletes?: boolean
+  readonly full?: boolean
+  readonly plan?: string
 }
 
 /** How one sync ended. */
@@ -30,6 +34,12 @@ export function runCommand(): Command {
     .argument('[names...]', 'the syncs to run (default: all)')
     .addOption(new Option('--from-start', 'where a reading broke off: read all of the source as new').conflicts('done'))
     .option('--done', 'where a reading broke off: take what was read for all there is')
+    .option('--allow-deletes', 'delete more than deleteCeiling allows, everything even')
+    .option('--full', 'send every row, also those that the destination has already')
+    .option(
+      '--plan <file>',
+      'send just what `spillway plan --json` wrote into this file, or nothing when it is out of date',
+    )
     .addHelpText(
       'after',
       `
@@ -42,7 +52,14 @@ Examples:
 Exit codes: 0 all delivered; 1 failed or incomplete; 2 usage or configuration; 3 done, but with rejected rows`,
     )
     .action(async (names: string[], _, command: Command) => {
-      process.exitCode = await runSyncs(names, command.optsWithGlobals(), (sync, options) => sync.run(options))
+      const given = command.optsWithGlobals<Options>()
+      const plans = given.plan === undefined ? undefined : await digests(given.plan)
+      process.exitCode = await runSyncs(names, given, (sync, options) => {
+        const digest = plans?.get(sync.name)
+        if (plans && digest === undefined)
+          throw new ConfigError(`${sync.name}: ${given.plan} holds no plan of this sync`)
+        return sync.run({ ...options, ...(digest !== undefined && { plan: { digest } }) })
+      })
     })
 }
 
@@ -89,16 +106,20 @@ async function runSyncs(
     signal: stop.signal,
     deadline: limit ? new Date(Date.now() + limit) : undefined,
     allowRejections: given.allowRejections,
+    allowDeletes: given.allowDeletes,
+    full: given.full,
     brokenOff: given.fromStart ? 'from-start' : given.done ? 'done' : undefined,
     onProgress: (progress) => screen.update(progress),
   }
   try {
     const outcomes = await Promise.all(
       syncs.map(async (sync): Promise<Outcome> => {
-        const outcome = await start(sync, options).then(
-          (run) => ({ sync: sync.name, run }),
-          (error: unknown) => ({ sync: sync.name, error: redactError(error) }),
-        )
+        const outcome = await Promise.resolve()
+          .then(() => start(sync, options))
+          .then(
+            (run) => ({ sync: sync.name, run }),
+            (error: unknown) => ({ sync: sync.name, error: redactError(error) }),
+          )
         if (machine) process.stdout.write(`${json(forMachines(outcome))}\n`)
         return outcome
       }),
@@ -111,6 +132,23 @@ async function runSyncs(
     screen.stop()
     stop.release()
   }
+}
+
+/** The digests of saved plans, by the names of their syncs. */
+async function digests(file: string): Promise<ReadonlyMap<string, string>> {
+  const text = await readFile(file, 'utf8').catch((error) => {
+    throw new ConfigError(`--plan ${file} cannot be read (${error.code}): save one with \`spillway plan --json\``)
+  })
+  const found = new Map<string, string>()
+  try {
+    for (const line of text.split('\n').filter(Boolean)) {
+      const { sync, digest } = JSON.parse(line) as { sync?: unknown; digest?: unknown }
+      if (typeof sync === 'string' && typeof digest === 'string') found.set(sync, digest)
+    }
+  } catch {
+    throw new ConfigError(`--plan ${file} is not what \`spillway plan --json\` writes`)
+  }
+  return found
 }
 
 function screenFor(silent: boolean): Screen {
@@ -138,10 +176,12 @@ export function summary(run: Run): string {
   const lines = [
     `${run.sync}: ${run.status === 'done' ? '' : 'incomplete: '}${some(run.rows, 'row')}: ${parts(run)} in ${span(run.duration)} (${speed(run.rows, run.duration)})`,
   ]
+  if (run.deletes.rows > 0)
+    lines.push(`  gone from the source: ${some(run.deletes.rows, 'row')}: ${parts(run.deletes)}`)
   if (run.resumed.rows > 0) lines.push(`  of an earlier run: ${some(run.resumed.rows, 'row')}: ${parts(run.resumed)}`)
   if (run.resent > 0) lines.push(`  ${some(run.resent, 'row')} sent again, for want of an answer to the first time`)
   if (run.reason) lines.push(`  ${clean(run.reason)}`)
-  if (run.rejected + run.resumed.rejected > 0)
+  if (run.rejected + run.deletes.rejected + run.resumed.rejected > 0)
     lines.push(`  why rows were rejected: spillway dead-letters --sync ${run.sync}`)
   return lines.join('\n')
 }
@@ -158,7 +198,12 @@ function parts(counts: Run | Run['resumed']): string {
 export function exitCode(outcomes: readonly Outcome[]): number {
   if (outcomes.some((outcome) => 'error' in outcome && outcome.error instanceof ConfigError)) return 2
   const open = (run: Run) =>
-    run.status !== 'done' || run.pending + run.unknown + run.resumed.pending + run.resumed.unknown > 0
+    run.status !== 'done' || [run, run.deletes, run.resumed].some(({ pending, unknown }) => pending + unknown > 0)
   if (outcomes.some((outcome) => 'error' in outcome || open(outcome.run))) return 1
-  return outcomes.some((outcome) => 'run' in outcome && outcome.run.rejected + outcome.run.resumed.rejected > 0) ? 3 : 0
+  return outcomes.some(
+    (outcome) =>
+      'run' in outcome && outcome.run.rejected + outcome.run.deletes.rejected + outcome.run.resumed.rejected > 0,
+  )
+    ? 3
+    : 0
 }

@@ -76,6 +76,25 @@ class EmbeddedState implements State {
     }
   }
 
+  async look(name: string, identity: Identity): Promise<SyncState | undefined> {
+    const held = await this.#lock(name)
+    try {
+      const sync = this.#find(name)
+      if (!sync) {
+        held.release()
+        return undefined
+      }
+      this.#refuseOther(name, sync, identity)
+      const folder = join(this.#shared.folder, fileName(name))
+      const state = new EmbeddedSync(this.#database, sync, folder, held.release)
+      await state.check()
+      return state
+    } catch (error) {
+      held.release()
+      throw explained(error, this.#shared.folder)
+    }
+  }
+
   async status(name: string): Promise<StatusRow | undefined> {
     const sync = this.#find(name)
     if (!sync) return undefined
@@ -169,23 +188,26 @@ class EmbeddedState implements State {
       )
       return this.#find(name)!
     }
-    if (known.identity !== text) {
-      const rows = ['snapshot', 'plan', 'batch', 'read'].map((table) =>
-        this.#database.get(`select 1 from ${table} where sync = ? limit 1`, known.id),
-      )
-      if (known.cursor !== null || rows.some((row) => row !== undefined)) {
-        const before = JSON.parse(known.identity) as Identity
-        const changed = (Object.keys(identity) as (keyof Identity)[]).filter((part) => before[part] !== identity[part])
-        const list = changed.map((part) => `${part} was ${before[part]} and is ${identity[part]}`).join('; ')
-        throw new ConfigError(
-          `${name}: its state belongs to another set-up: ${list}. Nothing was sent. Give the sync another name, or forget what was delivered with sync.reset() or \`spillway reset ${name}\``,
-        )
-      }
-    }
+    this.#refuseOther(name, known, identity)
     await this.#database.commit(() =>
       this.#database.run('update sync set identity = ?, epoch = epoch + 1 where id = ?', text, known.id),
     )
     return this.#find(name)!
+  }
+
+  /** What earlier runs left may belong to something else. */
+  #refuseOther(name: string, known: StoredSync, identity: Identity): void {
+    if (known.identity === JSON.stringify(identity)) return
+    const rows = ['snapshot', 'plan', 'batch', 'read'].map((table) =>
+      this.#database.get(`select 1 from ${table} where sync = ? limit 1`, known.id),
+    )
+    if (known.cursor === null && rows.every((row) => row === undefined)) return
+    const before = JSON.parse(known.identity) as Identity
+    const changed = (Object.keys(identity) as (keyof Identity)[]).filter((part) => before[part] !== identity[part])
+    const list = changed.map((part) => `${part} was ${before[part]} and is ${identity[part]}`).join('; ')
+    throw new ConfigError(
+      `${name}: its state belongs to another set-up: ${list}. Nothing was sent. Give the sync another name, or forget what was delivered with sync.reset() or \`spillway reset ${name}\``,
+    )
   }
 }
 
@@ -236,25 +258,28 @@ class EmbeddedSync implements SyncState {
       (database.get<{ n: number | null }>('select max(id) as n from batch where sync = ?', sync.id)?.n ?? 0) + 1
   }
 
-  /** Holds the files against the database: cuts tails, deletes what is not named, refuses what is missing or short. */
-  async recover(): Promise<void> {
-    const named = new Set<string>()
+  /** Holds the files against the database: refuses what is missing or short. */
+  async check(): Promise<void> {
     for (const { file, bytes, rows } of this.#segments) {
-      named.add(file)
       const path = join(this.folder, file)
       const size = existsSync(path) ? (await stat(path)).size : 0
       if (size < bytes) throw this.#damaged(path, `holds ${size} of ${bytes} bytes (${rows} staged rows)`)
-      if (size > bytes) await truncate(path, bytes)
     }
     for (const filed of [this.#plan, this.#snapshot]) {
       if (!filed) continue
-      named.add(filed.file)
       const path = join(this.folder, filed.file)
       if (!existsSync(path)) throw this.#damaged(path, 'is missing')
       const found = await fingerprint(path)
       if (found.bytes !== filed.bytes || found.digest !== filed.digest)
         throw this.#damaged(path, 'is not what was written')
     }
+  }
+
+  /** Brings what a killed run left in order: cuts tails, deletes files that are not named, and what was sent is unknown. */
+  async recover(): Promise<void> {
+    await this.check()
+    for (const { file, bytes } of this.#segments) await truncate(join(this.folder, file), bytes)
+    const named = new Set([...this.#segments, this.#plan, this.#snapshot].map((filed) => filed?.file))
     for (const file of await readdir(this.folder)) {
       if (!named.has(file)) await rm(join(this.folder, file), { recursive: true, force: true })
     }
@@ -484,6 +509,7 @@ class EmbeddedSync implements SyncState {
         )
       }
       for (const batch of change.unknown) this.#saveBatch(batch)
+      for (const key of change.closed) this.#closeLetters(key)
       this.#forgetReads(change.free)
     })
     this.#plan = plan
@@ -635,8 +661,8 @@ class EmbeddedSync implements SyncState {
       batch.id,
       batch.operation,
       JSON.stringify(batch.ranges),
-      Math.min(...batch.ranges.map(([first]) => first)),
-      Math.max(...batch.ranges.map(([first, count]) => first + count)),
+      batch.ranges.reduce((least, [first]) => Math.min(least, first), batch.ranges[0]?.[0] ?? 0),
+      batch.ranges.reduce((past, [first, count]) => Math.max(past, first + count), 0),
       batch.ranges.reduce((sum, [, count]) => sum + count, 0),
       batch.state,
       batch.attempt,

@@ -107,6 +107,10 @@ export interface PlanCounts {
   readonly update: number
   /** Its last items. */
   readonly delete: number
+  /** Items that are refused without asking the destination. */
+  readonly unfit: number
+  /** Everything is replaced by its items, by none even. */
+  readonly replaces: boolean
   readonly unchanged: number
   /** Refused so often that they wait for a change, or a redrive. */
   readonly waiting: number
@@ -151,6 +155,8 @@ export interface StatusRow {
 export interface State {
   /** Takes the sync for a run: one at a time, on any number of processes. @throws AlreadyRunningError */
   open(sync: string, identity: Identity): Promise<SyncState>
+  /** The same to look at only: nothing of it is changed. `undefined` when it never ran. */
+  look(sync: string, identity: Identity): Promise<SyncState | undefined>
   status(sync: string): Promise<StatusRow | undefined>
   deadLetters(sync: string): AsyncIterable<StoredLetter>
   /** Forgets everything about a sync. @throws AlreadyRunningError */
@@ -213,6 +219,8 @@ export interface SyncState {
     readonly unknown: readonly LedgerBatch[]
     /** Reads of which no row is needed any more. */
     readonly free: readonly ReadRow[]
+    /** Keys whose dead letters are closed. */
+    readonly closed: readonly string[]
   }): Promise<void>
 
   // batches

@@ -335,6 +335,85 @@ export default sync({ name: 'loud', from: [{ id: 1 }], to: destination(10)((rows
   })
 })
 
+/** A mirror of the rows in a file. */
+const mirror = `
+import { readFileSync } from 'node:fs'
+import { destination, sync } from 'spillway'
+const crm = destination({ name: 'crm', match: 'email' })({ upsert() {}, delete() {} })
+export default sync({ name: 'people', from: () => JSON.parse(readFileSync('rows.json', 'utf8')), to: crm, key: 'id', mode: 'mirror', deleteCeiling: '50%' })
+`
+const rowsFile = (rows: readonly object[]) => ({ 'rows.json': JSON.stringify(rows) })
+const ada = { id: 1, email: 'ada@example.com', score: 1 }
+const grace = { id: 2, email: 'grace@example.com', score: 2 }
+
+describe('plan', () => {
+  test('shows what a run would send, line by line, and its exit code says whether there is anything', async () => {
+    here = await project({ 'spillway.config.mjs': mirror, ...rowsFile([ada, grace]) })
+    const first = await here.spillway('plan')
+    expect(first.code).toBe(4)
+    expect(first.out).toBe(`people: 2 rows: 2 to insert
+  + ada@example.com  id: 1, email: "ada@example.com", score: 1
+  + grace@example.com  id: 2, email: "grace@example.com", score: 2
+`)
+    expect((await here.spillway('run')).code).toBe(0)
+    const second = await here.spillway('plan')
+    expect(second).toMatchObject({ code: 0, out: 'people: 2 rows: 2 unchanged\n' })
+    await here.write(rowsFile([{ ...ada, score: null }, { id: 3, email: 'x\u001b[31m@example.com' }, { id: 4 }]))
+    const third = await here.spillway('plan')
+    expect(third.code).toBe(4)
+    expect(third.out).toBe(`people: 3 rows: 1 to insert, 1 to update, 1 to delete, 1 cannot be sent
+  ~ ada@example.com  score: 1 → null
+  + x\\u001b[31m@example.com  id: 3, email: "x\\u001b[31m@example.com"
+  !   the record has no email, by which crm finds its object
+  - grace@example.com
+`)
+    expect((await here.spillway('plan', '--limit', '1')).out).toContain('and 3 more: --limit 4\n')
+  })
+
+  test('is saved as JSON, and a run that is given it sends just that, or nothing', async () => {
+    here = await project({ 'spillway.config.mjs': mirror, ...rowsFile([ada]) })
+    const { out } = await here.spillway('plan', '--json')
+    const [counts, change] = out
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(counts).toMatchObject({ sync: 'people', insert: 1 })
+    expect(change).toMatchObject({ sync: 'people', operation: 'upsert', match: 'ada@example.com', record: ada })
+    await here.write({ saved: out, ...rowsFile([ada, grace]) })
+    const refused = await here.spillway('run', '--plan', 'saved')
+    expect(refused).toMatchObject({ code: 1, out: '' })
+    expect(refused.err).toContain('has changed since the plan was made: nothing was sent. Plan again')
+    await here.write(rowsFile([ada]))
+    expect((await here.spillway('run', '--plan', 'saved')).code).toBe(0)
+    await here.write({ other: '{}', broken: '{' })
+    expect((await here.spillway('run', '--plan', 'other')).err).toContain('other holds no plan of this sync')
+    expect(await here.spillway('run', '--plan', 'broken')).toMatchObject({ code: 2 })
+    expect(await here.spillway('run', '--plan', 'missing')).toMatchObject({ code: 2 })
+  })
+
+  test('says that a guard would stop the run, and how to go on', async () => {
+    here = await project({ 'spillway.config.mjs': mirror, ...rowsFile([ada, grace]) })
+    await here.spillway('run')
+    await here.write(rowsFile([]))
+    const planned = await here.spillway('plan')
+    expect(planned.code).toBe(1)
+    expect(planned.out).toContain('a run would stop: the source has no row, and the destination holds 2')
+    const stopped = await here.spillway('run')
+    expect(stopped.code).toBe(1)
+    expect(stopped.err).toContain('--allow-deletes')
+    const allowed = await here.spillway('run', '--allow-deletes')
+    expect(allowed.code).toBe(0)
+    expect(allowed.out).toContain('gone from the source: 2 rows: 2 delivered')
+  })
+
+  test('--full sends everything again', async () => {
+    here = await project({ 'spillway.config.mjs': mirror, ...rowsFile([ada, grace]) })
+    await here.spillway('run')
+    expect((await here.spillway('run')).out).toContain('0 delivered, 2 unchanged')
+    expect((await here.spillway('run', '--full')).out).toContain('2 delivered')
+  })
+})
+
 describe('dead-letters', () => {
   test('show key, reason, time and attempts; the row only when asked', async () => {
     here = await project({ 'spillway.config.ts': people })

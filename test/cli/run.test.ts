@@ -11,6 +11,7 @@ const run = (counts: Partial<Run>): Run => ({
   status: 'done',
   reason: undefined,
   ...none,
+  deletes: none,
   resumed: none,
   resent: 0,
   startedAt: new Date(0),
@@ -25,6 +26,8 @@ test.each([
   ['all delivered', [ended({ rows: 2, delivered: 2 })], 0],
   ['nothing to do', [ended()], 0],
   ['rejected rows', [ended({ rejected: 1 })], 3],
+  ['a delete that was rejected', [ended({ deletes: { ...none, rejected: 1 } })], 3],
+  ['a delete that is still pending', [ended({ deletes: { ...none, pending: 1 } })], 1],
   ['rejected rows of an earlier run', [ended({ resumed: { ...none, rejected: 1 } })], 3],
   ['a run that is incomplete', [ended({ status: 'incomplete', rejected: 1 })], 1],
   ['a row that nobody knows of', [ended({ unknown: 1 })], 1],
@@ -51,10 +54,12 @@ test('a summary has a number for everything that happened, and for nothing else'
         pending: 3,
         unknown: 4,
         resent: 5,
+        deletes: { ...none, rows: 2, delivered: 1, rejected: 1 },
         resumed: { ...none, rows: 7, delivered: 6, superseded: 1 },
       }),
     ),
   ).toBe(`people: incomplete: 8,010 rows: 8,000 delivered, 1 unchanged, 2 rejected, 3 pending, 4 unknown in 2.0 s (4,005 rows/s)
+  gone from the source: 2 rows: 1 delivered, 1 rejected
   of an earlier run: 7 rows: 6 delivered, 1 superseded
   5 rows sent again, for want of an answer to the first time
   crm is down: \\u001b[31mtry later

@@ -1,0 +1,194 @@
+import { existsSync, rmSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { resolveConfig } from './config.js'
+import type { Operation } from './destination.js'
+import { ConfigError } from './errors.js'
+import { compare, readChanges, type StoredChange } from './plan.js'
+import { Reader } from './read.js'
+import { recordMaker, Unfit } from './record.js'
+import { comparisonOf, guard, identityOf, type SyncDefinition } from './run.js'
+import { StageReader } from './stage.js'
+import { openEmbedded } from './state/embedded.js'
+import type { SyncState } from './state/state.js'
+import { type AnyRow, differences } from './values.js'
+
+/** One thing that a run would do. */
+export interface Change<R = AnyRow> {
+  readonly operation: Operation
+  /** The values of the record's match fields: one, or a list where there are several; `undefined` without any. */
+  readonly match: unknown
+  /** What would be sent; of a row that cannot be sent, the row itself. */
+  readonly record: R
+  /** As the destination has acknowledged it, where it has. */
+  readonly before: R | undefined
+  /** Fields of which `before` and `record` say different things. */
+  readonly fields: readonly string[]
+  /** Why the row would be rejected without asking the destination. */
+  readonly problem: string | undefined
+}
+
+/** What a run would do now. */
+export interface Plan<R = AnyRow> {
+  readonly sync: string
+  /** Rows of the source. */
+  readonly rows: number
+  /** Rows that the destination does not have yet, as far as is known. */
+  readonly insert: number
+  readonly update: number
+  readonly delete: number
+  readonly unchanged: number
+  /** Rows of which no record can be made: they would be rejected. */
+  readonly unfit: number
+  /** Refused so often that they wait for a change of the row, or for a redrive. */
+  readonly waiting: number
+  /** Why the run would stop before it sends anything. */
+  readonly stopped: string | undefined
+  /** The same for two plans that show the same changes: `run({ plan })` sends just these, or nothing. */
+  readonly digest: string
+  /** The changes, in the order in which they would be sent; they can be read until the process ends. */
+  readonly changes: AsyncIterable<Change<R>>
+}
+
+/** Reads the source and compares it with what was delivered, in a folder of its own: nothing is sent, and no state changes. */
+export async function preview(definition: SyncDefinition, signal: AbortSignal): Promise<Plan> {
+  const { name, destination, folder, mode } = definition
+  const config =
+    destination.config &&
+    (await resolveConfig({ name: destination.name, schema: destination.config, given: destination.given, folder }))
+  const identity = identityOf(definition, config)
+  const own = await mkdtemp(join(tmpdir(), 'spillway-plan-'))
+  process.once('exit', () => rmSync(own, { recursive: true, force: true }))
+  const scratch = await openEmbedded(own)
+  // where nothing ever ran there is no state to look at, and none comes into being
+  const kept = existsSync(join(folder, 'state.db')) ? await openEmbedded(folder) : undefined
+  try {
+    const stage = await scratch.open(name, identity)
+    const state = await kept?.look(name, identity)
+    try {
+      await read(definition, stage, state ?? stage, signal)
+      if (mode === 'append') return previewOfAppend(definition, stage)
+      return await previewOfKeyed(definition, stage, state ?? stage, own)
+    } finally {
+      await state?.close()
+      await stage.close()
+    }
+  } finally {
+    await kept?.close()
+    await scratch.close()
+  }
+}
+
+async function read(
+  definition: SyncDefinition,
+  stage: SyncState,
+  earlier: SyncState,
+  stop: AbortSignal,
+): Promise<void> {
+  const reader = new Reader({ ...definition, state: stage, earlier, stop, brokenOff: undefined })
+  await reader.read(undefined)
+  if (!reader.whole)
+    throw new ConfigError(`${definition.name}: the plan was stopped before the source was read to its end`)
+}
+
+/** Every row that is read is sent. */
+function previewOfAppend(definition: SyncDefinition, stage: SyncState): Plan {
+  const { name, destination, key, cursor, map } = definition
+  const rows = stage.nextOrdinal
+  const make = recordMaker({ destination, key, cursor: cursor?.column, map, needed: destination.match ?? [] })
+  const match = destination.match ?? key ?? []
+  return {
+    sync: name,
+    rows,
+    insert: rows,
+    update: 0,
+    delete: 0,
+    unchanged: 0,
+    unfit: 0,
+    waiting: 0,
+    stopped: undefined,
+    digest: 'append',
+    changes: {
+      async *[Symbol.asyncIterator]() {
+        const reader = new StageReader(stage)
+        try {
+          for (let ordinal = 0; ordinal < rows; ) {
+            const chunk = await reader.chunkAt(ordinal)
+            for (const row of chunk!.rows) {
+              const made = await make(row, '')
+              const problem = made instanceof Unfit ? made.problem : undefined
+              yield changeOf({ operation: 'insert', record: problem ? row : made, problem, before: undefined }, match)
+            }
+            ordinal += chunk!.rows.length
+          }
+        } finally {
+          await reader.close()
+        }
+      },
+    },
+  }
+}
+
+async function previewOfKeyed(
+  definition: SyncDefinition,
+  stage: SyncState,
+  state: SyncState,
+  own: string,
+): Promise<Plan> {
+  const { name, source, cursor } = definition
+  const complete = source.repeatable && !cursor
+  const planned = state.plan?.through ?? state.reads[0]?.first ?? state.nextOrdinal
+  const comparison = await compare({
+    ...comparisonOf(definition),
+    state,
+    inputs: [
+      // what earlier runs staged and did not plan, where it is not the stage itself
+      ...(complete || state === stage
+        ? []
+        : [{ stage: state, range: [planned, state.nextOrdinal - planned] as const, carried: true }]),
+      { stage, range: [0, stage.nextOrdinal], carried: false },
+    ],
+    complete,
+    full: false,
+    spill: own,
+    again: new Set(),
+  })
+  try {
+    const file = join(own, 'changes.parquet')
+    await comparison.writeChanges(file)
+    const { counts, digest } = comparison
+    const { match } = comparisonOf(definition)
+    return {
+      sync: name,
+      rows: stage.nextOrdinal,
+      insert: counts.insert,
+      update: counts.update,
+      delete: definition.mode === 'replace' ? comparison.gone : counts.delete,
+      unchanged: stage.nextOrdinal - counts.insert - counts.update - counts.unfit - counts.waiting,
+      unfit: counts.unfit,
+      waiting: counts.waiting + counts.waitingDeletes,
+      stopped: guard(definition, comparison, stage.nextOrdinal),
+      digest,
+      changes: {
+        async *[Symbol.asyncIterator]() {
+          for await (const change of readChanges(file, join(own, 'spill'))) yield changeOf(change, match)
+        },
+      },
+    }
+  } finally {
+    await comparison.close()
+  }
+}
+
+function changeOf({ operation, record, problem, before }: StoredChange, match: readonly string[]): Change {
+  const values = match.map((field) => record[field])
+  return {
+    operation,
+    match: values.length > 1 ? values : values[0],
+    record,
+    before,
+    fields: before && operation !== 'delete' && problem === undefined ? differences(before, record) : [],
+    problem,
+  }
+}
