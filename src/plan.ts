@@ -16,8 +16,8 @@ import { messageOf } from './verdict.js'
 // never have to fit in memory. A fingerprint of the source's row decides first, in SQL; only rows for which it differs are
 // looked at one by one and made into records.
 //
-// plan-N.parquet: item · stage (the staged row's ordinal) · key · operation · raw · record · match · problem · remote_id · tried
-// · doubt · landing, in the order of item. A line without item tells that a row changed and its record did not.
+// plan-N.parquet: item · stage (the staged row's ordinal) · key · operation · raw · record · match · problem · remote_id · doubt
+// · landing, in the order of item. A line without item tells that a row changed and its record did not.
 
 /** A record that was refused so many times in a row waits until it changes, or until it is sent again by a redrive. */
 const mostTries = 3
@@ -209,7 +209,7 @@ async function choose(connection: DuckDBConnection, options: PlanOptions): Promi
     ${operation === 'replace' ? `update chosen set unchanged = false where exists (from chosen where not unchanged) or exists (${gone});` : ''}
     create table made (
       input integer, stage bigint, key varchar, kind varchar, operation varchar, raw varchar, record varchar, match varchar, problem varchar,
-      remote_id varchar, tried varchar, doubt boolean, landing bigint, carried boolean, held_by bigint
+      remote_id varchar, doubt boolean, landing bigint, carried boolean, held_by bigint
     )`)
 }
 
@@ -287,11 +287,11 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
         const row = rows[index]!
         const making = make(row, one.key ?? undefined)
         const made = kept(making instanceof Promise ? await making : making)
-        const unfit = made instanceof Unfit
-        const tried = fingerprint(unfit ? version : '', unfit ? row : made.record)
-        const waits = one.tries >= mostTries && one.tried === tried && !again.has(one.key ?? '')
+        const { problem } = made
+        const text = problem === null ? made.text : losslessText(row)
+        const waits = one.tries >= mostTries && one.tried === triedOf(text, problem) && !again.has(one.key ?? '')
         const same =
-          !unfit && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, made.record)
+          problem === null && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, text)
         // what may have been applied stays an item, for its batch to be told of
         const open = one.held_by !== null
         const kind = same && !open ? 'same' : waits && !open ? 'waiting' : one.known ? 'update' : 'insert'
@@ -302,11 +302,10 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
           kind,
           operation,
           one.raw ?? fingerprint(version, row),
-          unfit ? losslessText(row) : made.text,
-          unfit ? null : (keyOf(made.record, match) ?? null),
-          unfit ? made.problem : null,
+          text,
+          problem === null ? (keyOf(made.record, match) ?? null) : null,
+          problem,
           one.remote_id,
-          tried,
           one.dirty,
           one.landing,
           one.carried,
@@ -354,7 +353,6 @@ async function* deletesOf(
         one.match,
         null,
         one.remote_id,
-        'delete',
         one.dirty,
         one.landing,
         false,
@@ -380,7 +378,7 @@ async function settleOwners(connection: DuckDBConnection, { complete, match }: P
     create table rival as
       select m.input, m.stage, min(o.key) as key from made m join owner o on m.match = o.match and m.key <> o.key and (o.input, o.stage) < (m.input, m.stage)
       where m.kind in ('insert', 'update') group by m.input, m.stage;
-    update made set problem = 'another row, of the key ' || regexp_replace(r.key, '^i', '') || ', has the same ${fields}', tried = null from rival r
+    update made set problem = 'another row, of the key ' || regexp_replace(r.key, '^i', '') || ', has the same ${fields}' from rival r
       where made.input = r.input and made.stage = r.stage;
     delete from made where kind = 'delete' and match in (select match from owner)`)
 }
@@ -431,8 +429,8 @@ async function commitPlan(connection: DuckDBConnection, options: PlanOptions, re
   await copyTo(
     connection,
     join(state.folder, plan.file),
-    `select item, stage, key, operation, raw, record, match, problem, remote_id, tried, doubt, landing from item
-     union all select null, stage, key, operation, raw, null, null, null, null, null, false, null from refreshed order by item`,
+    `select item, stage, key, operation, raw, record, match, problem, remote_id, doubt, landing from item
+     union all select null, stage, key, operation, raw, null, null, null, null, false, null from refreshed order by item`,
   )
   const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
   const unknown = [...state.batches()].flatMap((batch) => {
@@ -471,20 +469,26 @@ export function readableKey(key: string): string {
   return key.replace(/^i/, '')
 }
 
-/** Whether a record says the same as the one that was delivered. */
-function isSame(delivered: string, record: object): boolean {
-  return canonical(decodeRows(`[${delivered}]`, true)[0]) === canonical(record)
+/** Whether two records say the same, as they are kept. */
+function isSame(one: string, other: string): boolean {
+  return one === other || canonical(decodeRows(`[${one}]`, true)) === canonical(decodeRows(`[${other}]`, true))
 }
 
-/** A record as the plan keeps it: what is not kept counts neither now nor in the next comparison. */
-function kept(made: object | Unfit): { readonly text: string; readonly record: AnyRow } | Unfit {
+type Kept = { readonly problem: null; readonly record: AnyRow; readonly text: string } | { readonly problem: string }
+
+/** A record as the plan keeps it. */
+function kept(made: object | Unfit): Kept {
   if (made instanceof Unfit) return made
   try {
-    const text = losslessText(made)
-    return { text, record: decodeRows(`[${text}]`, true)[0]! }
+    return { problem: null, record: made, text: losslessText(made) }
   } catch (error) {
-    return new Unfit(`the record ${messageOf(error)}`)
+    return { problem: `the record ${messageOf(error)}` }
   }
+}
+
+/** By which a record that was refused is known again: {@link loadSnapshot} makes the same. */
+function triedOf(text: string, problem: string | null): string {
+  return hash('md5', `${text}${problem ?? ''}`)
 }
 
 /** The batch that stands in the new plan for those rows of an old one whose fate is open, and which are not simply sent again. */

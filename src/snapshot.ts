@@ -12,7 +12,7 @@ import type { SnapshotRow, SyncState } from './state/state.js'
 //   match      what `record` holds in the fields by which the destination finds its object
 //   remote_id  the destination's own id
 //   landing    when the last attempt left before which another one got no answer (ms since 1970): that one may still land
-//   tried      fingerprint of the record that was refused last, and `tries`, in how many plans in a row
+//   tried      fingerprint of what was refused last, and `tries`, in how many plans in a row
 
 const columns = 'key, known, dirty, raw, record, match, remote_id, landing, tried, tries'
 const nothing = `select null::varchar as key, false as known, false as dirty, null::varchar as raw, null::varchar as record,
@@ -47,12 +47,13 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
               when j.item is not null then 'rejected' when b.state = 'settled' then 'delivered' else 'unknown' end as state
           from read_parquet(${plan}) p asof left join batch b on p.item >= b.first left join rejected j on p.item = j.item`
         : `select null::bigint as item, null::bigint as stage, null::varchar as key, null::varchar as operation, null::varchar as raw,
-            null::varchar as record, null::varchar as match, null::varchar as problem, null::varchar as remote_id, null::varchar as tried, false as doubt,
+            null::varchar as record, null::varchar as match, null::varchar as problem, null::varchar as remote_id, false as doubt,
             null::bigint as landing, null::bigint as batch, false as in_doubt, null::bigint as unanswered, '' as state where false`
     };
     create table open_item as select stage, key, batch, state from old_item where state in ('pending', 'unknown') and stage is not null;
     create table learnt as
-      select o.* replace (coalesce(r.remote_id, o.remote_id) as remote_id, case when o.problem is null then o.record end as record)
+      select o.* replace (coalesce(r.remote_id, o.remote_id) as remote_id, case when o.problem is null then o.record end as record),
+        case when o.operation = 'delete' then 'delete' else md5(concat(o.record, o.problem)) end as tried
       from old_item o left join receipt r on o.item = r.item
       where o.key is not null and o.state in ('delivered', 'unchanged', 'rejected', 'unknown');
     create table snapshot as

@@ -263,13 +263,27 @@ export function canonical(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`
   if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'D' : `D${Instant.micros(value)}`
   if (value instanceof Uint8Array) return `x${Buffer.from(value).toString('hex')}`
-  const parts: string[] = []
-  for (const key of Object.keys(value).sort()) {
+  let text = ''
+  for (const [key, prefix] of sorted(Object.keys(value))) {
     const inner = (value as AnyRow)[key]
-    if (inner !== undefined) parts.push(`${JSON.stringify(key)}:${canonical(inner)}`)
+    if (inner !== undefined) text += `${text === '' ? '' : ','}${prefix}${canonical(inner)}`
   }
-  return `{${parts.join()}}`
+  return `{${text}}`
 }
+
+/** Keys in order, each with the text before its value. Rows come by the thousand with the same keys: they are sorted once. */
+function sorted(keys: readonly string[]): typeof latest.order {
+  if (keys.length !== latest.keys.length || keys.some((key, index) => key !== latest.keys[index])) {
+    latest = { keys, order: keys.toSorted().map((key) => [key, `${JSON.stringify(key)}:`]) }
+  }
+  return latest.order
+}
+
+let latest: { readonly keys: readonly string[]; readonly order: readonly (readonly [key: string, prefix: string])[] } =
+  {
+    keys: [],
+    order: [],
+  }
 
 /** The fields of which two records say different things: those of the second in its order, then those it does not have. */
 export function differences(before: AnyRow, after: AnyRow): string[] {
