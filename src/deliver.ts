@@ -5,6 +5,7 @@ import {
   type Context,
   type Definition,
   kindOf,
+  type Operation,
   outcomeOf,
   type Receipt,
   type Rejection,
@@ -152,6 +153,29 @@ export class Delivery {
     }
     await Promise.all(Array.from({ length: concurrency === 'auto' ? mostLanes : concurrency }, lane))
     await this.#allRecorded()
+  }
+
+  /** Takes all items for delivered, without asking the destination. */
+  async adopt(stretch: Stretch): Promise<void> {
+    const { ordinal: end } = stretch.end()
+    const rejected: Rejected[] = []
+    const deliveredKeys: string[] = []
+    for (let ordinal = stretch.from; ordinal < end; ) {
+      for (const item of await this.#batcher.prepared(stretch, ordinal)) {
+        ordinal = item.ordinal + 1
+        if ('problem' in item) rejected.push(this.#unfitLetter(item, stretch))
+        else if (item.key !== undefined && this.#openLetters.has(item.key)) deliveredKeys.push(item.key)
+      }
+    }
+    const batch: LedgerBatch = {
+      ...unsent(stretch.operation),
+      id: this.#options.state.newBatch(),
+      ranges: [[stretch.from, end - stretch.from]],
+      rejected: rejected.map(({ ordinal }) => ordinal),
+    }
+    await this.#options.state.settle(batch, { rejected, receipts: [], deliveredKeys })
+    this.#delivered += end - stretch.from - rejected.length
+    this.#rejected += rejected.length
   }
 
   /** Delivers a stretch as one: `replace` takes everything in one call, batch by batch. */
@@ -574,29 +598,24 @@ export class Delivery {
   }
 
   /** A row that cannot be made into a record is refused without asking the destination. */
-  #refuseUnsent({ ordinal, row, problem, ...item }: Invalid, stretch: Stretch): void {
+  #refuseUnsent(item: Invalid, stretch: Stretch): void {
     const { state } = this.#options
-    const { operation } = stretch
-    const key = this.#letterKey(item.key)
+    const letter = this.#unfitLetter(item, stretch)
     const batch: LedgerBatch = {
+      ...unsent(stretch.operation),
       id: state.newBatch(),
-      operation,
-      ranges: rangesOf([ordinal]),
-      state: 'settled',
-      attempt: 0,
-      doubt: false,
-      idempotencyKey: '',
-      digest: undefined,
-      sentAt: 0,
-      firstSentAt: 0,
-      rejected: [ordinal],
+      ranges: rangesOf([item.ordinal]),
+      rejected: [item.ordinal],
       resumed: stretch.resumed,
-      resent: false,
     }
-    const letter = { ordinal, key, row, record: undefined, operation, reason: redact(problem), attempts: 0 }
     this.#record(state.settle(batch, { rejected: [letter], receipts: [], deliveredKeys: [] }))
-    if (key !== undefined) this.#openLetters.add(key)
+    if (letter.key !== undefined) this.#openLetters.add(letter.key)
     this.#rejected++
+  }
+
+  #unfitLetter({ ordinal, row, key, problem }: Invalid, { operation }: Stretch): Rejected {
+    const reason = redact(problem)
+    return { ordinal, key: this.#letterKey(key), row, record: undefined, operation, reason, attempts: 0 }
   }
 
   /** A batch of several rows of which every one was refused, with nothing delivered yet: more likely a missing permission. */
@@ -892,6 +911,23 @@ function waitAfter({ after }: Again, attempt: number): number {
 function foundBy({ name }: Definition, answer: unknown): Iterable<object> {
   if (answer !== null && typeof answer === 'object' && Symbol.iterator in answer) return answer as Iterable<object>
   throw new TypeError(`${name}: verify must return the records that are there, in an array or another iterable`)
+}
+
+/** What the ledger says of a batch that was settled without being sent. */
+function unsent(operation: Operation): Omit<LedgerBatch, 'id' | 'ranges'> {
+  return {
+    operation,
+    state: 'settled',
+    attempt: 0,
+    doubt: false,
+    idempotencyKey: '',
+    digest: undefined,
+    sentAt: 0,
+    firstSentAt: 0,
+    rejected: [],
+    resumed: false,
+    resent: false,
+  }
 }
 
 function digestOf(records: readonly object[]): string {

@@ -49,8 +49,8 @@ export interface PlanOptions {
   readonly full: boolean
   /** The folder in which memory may spill to disk. */
   readonly spill: string
-  /** Keys that are tried again, however often they were refused. */
-  readonly again: ReadonlySet<string>
+  /** Keys that are tried again, however often they were refused; or all. */
+  readonly again: ReadonlySet<string> | 'all'
 }
 
 /** Rows that are staged somewhere. */
@@ -289,7 +289,7 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
         const made = kept(making instanceof Promise ? await making : making)
         const { problem } = made
         const text = problem === null ? made.text : losslessText(row)
-        const waits = one.tries >= mostTries && one.tried === triedOf(text, problem) && !again.has(one.key ?? '')
+        const waits = one.tries >= mostTries && one.tried === triedOf(text, problem) && !triesAgain(again, one.key)
         const same =
           problem === null && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, text)
         // what may have been applied stays an item, for its batch to be told of
@@ -341,7 +341,7 @@ async function* deletesOf(
     yield some.map((one) => {
       const [record] = decodeRows(`[${one.record}]`, true)
       const fields = Object.fromEntries(match.map((field) => [field, record![field]]))
-      const waits = one.tries >= mostTries && one.tried === 'delete' && !again.has(one.key)
+      const waits = one.tries >= mostTries && one.tried === 'delete' && !triesAgain(again, one.key)
       return [
         null,
         null,
@@ -484,6 +484,10 @@ function kept(made: object | Unfit): Kept {
   } catch (error) {
     return { problem: `the record ${messageOf(error)}` }
   }
+}
+
+function triesAgain(again: PlanOptions['again'], key: string | null): boolean {
+  return again === 'all' || (key !== null && again.has(key))
 }
 
 /** By which a record that was refused is known again: {@link loadSnapshot} makes the same. */

@@ -96,8 +96,15 @@ export interface RunOptions {
 /** Which dead letters to send again. */
 export type Where = (letter: StoredLetter) => boolean
 
-/** Carries out one run. Rejects when it failed; what was delivered until then is recorded. */
-export async function runSync(definition: SyncDefinition, options: RunOptions, redrive?: Where): Promise<Run> {
+/**
+ * Carries out one run: of the source, of dead letters (`redrive`), or one that takes the source for delivered (`adopts`).
+ * Rejects when it failed; what was delivered until then is recorded.
+ */
+export async function runSync(
+  definition: SyncDefinition,
+  options: RunOptions,
+  { redrive, adopts = false }: { readonly redrive?: Where; readonly adopts?: boolean } = {},
+): Promise<Run> {
   const { name, destination, folder } = definition
   const startedAt = Date.now()
   const id = randomUUID()
@@ -110,7 +117,7 @@ export async function runSync(definition: SyncDefinition, options: RunOptions, r
     const limits = limitsOf(options)
     try {
       await sync.beginRun(id)
-      const run = new Running(definition, options, sync, id, config, limits)
+      const run = new Running(definition, options, sync, id, config, limits, adopts)
       try {
         const letters = redrive && (await lettersOf(state.deadLetters(name), redrive))
         // without a letter to send again there is nothing to read for either
@@ -217,6 +224,7 @@ class Running {
   /** Rows that an earlier run staged and never planned. */
   readonly #unplanned: number
   #planned: 'complete' | 'partial' | undefined
+  readonly #adopts: boolean
   /** Only what an earlier run had read was delivered. */
   #resumedOnly = false
   constructor(
@@ -226,8 +234,10 @@ class Running {
     id: string,
     config: unknown,
     limits: Limits,
+    adopts: boolean,
   ) {
     this.#definition = definition
+    this.#adopts = adopts
     this.#options = options
     this.#state = state
     this.#limits = limits
@@ -414,7 +424,8 @@ class Running {
     const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
     const comparison = await compare({
       ...comparisonOf(this.#definition),
-      deletes: this.#definition.mode === 'mirror' && complete,
+      // what is gone from the source is no concern of who takes it for delivered
+      deletes: this.#definition.mode === 'mirror' && complete && !this.#adopts,
       state,
       inputs: [
         { stage: state, range: [from, this.#freshFrom - from], carried: true },
@@ -423,12 +434,13 @@ class Running {
       complete,
       full: this.#options.full ?? false,
       spill: state.folder,
-      again,
+      again: this.#adopts ? 'all' : again,
     })
     try {
-      const reason = this.#options.allowDeletes
-        ? undefined
-        : guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
+      const reason =
+        this.#options.allowDeletes || this.#adopts
+          ? undefined
+          : guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
       if (reason) throw new GuardError(`${this.#definition.name}: ${reason}`)
       const { plan } = this.#options
       if (plan && plan.digest !== comparison.digest) {
@@ -443,8 +455,8 @@ class Running {
     this.#planned = complete ? 'complete' : 'partial'
     const { fresh, items, counts } = state.plan!
     const { operation } = this.#definition
-    if (operation === 'replace') {
-      if (counts.replaces) await this.#replace(items)
+    if (this.#adopts || operation === 'replace') {
+      if (this.#adopts ? items > 0 : counts.replaces) await this.#deliverWhole(items)
       return
     }
     const firstDelete = items - counts.delete
@@ -455,19 +467,22 @@ class Running {
     ])
   }
 
-  async #replace(count: number): Promise<void> {
+  /** Everything in one go: replaced, or adopted. */
+  async #deliverWhole(count: number): Promise<void> {
     const items = await planItems(this.#state)
+    const stretch: Stretch = {
+      items,
+      operation: this.#definition.operation,
+      identity: this.#identity(),
+      from: 0,
+      end: () => ({ ordinal: count, final: true }),
+      grown: never,
+      batches: [],
+      resumed: false,
+    }
     try {
-      await this.#delivery.replace({
-        items,
-        operation: 'replace',
-        identity: this.#identity(),
-        from: 0,
-        end: () => ({ ordinal: count, final: true }),
-        grown: never,
-        batches: [],
-        resumed: false,
-      })
+      if (this.#adopts) await this.#delivery.adopt(stretch)
+      else await this.#delivery.replace(stretch)
     } finally {
       await items.close()
     }

@@ -149,6 +149,11 @@ export interface Sync<Row = any, I = any> {
    * sent, mapped anew; otherwise the source is read, and the rows that it has now are sent.
    */
   redrive(options?: RunOptions & { where?: (letter: DeadLetter<Row, I>) => boolean }): Promise<Run>
+  /**
+   * Reads the source and takes its rows for delivered, without sending any: for a destination that is filled already. The
+   * next run sends what has changed since. Rows of which no record can be made stay undelivered. Not for `append`.
+   */
+  adopt(options?: { signal?: AbortSignal | undefined }): Promise<Run>
   /** Forgets what was delivered, read and refused: the next run begins afresh. The destination is not touched. */
   reset(): Promise<void>
 }
@@ -189,7 +194,15 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
     run: (runOptions = {}) => runSync(definition, runOptions),
     plan: async ({ signal = new AbortController().signal } = {}) => (await preview(definition, signal)) as Plan<I>,
     redrive: ({ where = () => true, ...runOptions } = {}) =>
-      runSync(definition, runOptions, (stored) => where(asLetter(stored))),
+      runSync(definition, runOptions, { redrive: (stored) => where(asLetter(stored)) }),
+    async adopt({ signal } = {}) {
+      if (definition.mode === 'append') {
+        throw new ConfigError(
+          `${name}: append knows no objects, so there is nothing to adopt; give a key and a keyed mode`,
+        )
+      }
+      return runSync(definition, { signal }, { adopts: true })
+    },
     async *deadLetters(where = () => true) {
       const state = await openEmbedded(folder)
       try {

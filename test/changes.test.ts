@@ -425,7 +425,7 @@ describe('what a mirror deletes', () => {
 
   it('is nothing when the source has no row, whatever the ceiling is', async () => {
     const it = await delivered(3, '100%')
-    await expect(it.run([])).rejects.toThrow(/the source has no row, and the destination holds 3: nothing was sent/)
+    await expect(it.run([])).rejects.toThrow(/the source has no row, and the destination holds 3; .*: nothing was sent/)
     expect(it.deleted).toEqual([])
     expect(await it.run(numbers(3))).toMatchObject({ status: 'done', unchanged: 3, resumed: { rows: 0 } })
   })

@@ -8,7 +8,7 @@ import { deadLettersCommand } from './dead-letters.js'
 import { initCommand } from './init.js'
 import { planCommand } from './plan.js'
 import { resetCommand } from './reset.js'
-import { redriveCommand, runCommand } from './run.js'
+import { adoptCommand, redriveCommand, runCommand } from './run.js'
 import { statusCommand } from './status.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
@@ -30,6 +30,7 @@ const program = new Command('spillway')
 for (const command of [
   runCommand(),
   planCommand(),
+  adoptCommand(),
   statusCommand(),
   deadLettersCommand(),
   redriveCommand(),

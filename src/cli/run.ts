@@ -84,6 +84,20 @@ Examples:
     })
 }
 
+export function adoptCommand(): Command {
+  return new Command('adopt')
+    .summary('take what a destination holds already for delivered')
+    .description(
+      'Reads the sources and takes their rows for delivered, without sending any. The next run sends what has changed since.',
+    )
+    .argument('<names...>', 'the syncs whose destinations are up to date')
+    .option('--json', 'one JSON object for each finished run on standard output, and nothing else')
+    .option('--quiet', 'no progress, and no summary of what went well')
+    .action(async (names: string[], _, command: Command) => {
+      process.exitCode = await runSyncs(names, command.optsWithGlobals(), (sync, { signal }) => sync.adopt({ signal }))
+    })
+}
+
 function withRunOptions(command: Command): Command {
   return command
     .option('--deadline <duration>', 'stop at a batch boundary after this long, such as 55s or 10min')
