@@ -447,7 +447,7 @@ async function closedLetters(connection: DuckDBConnection, { state, complete }: 
   const closed = await rowsOf<{ key: string }>(
     connection,
     `select key from letter where key in (select key from chosen where unchanged) or key in (select key from refreshed)
-     ${complete ? `or (key not in (select key from fresh where key is not null) and key not in (select key from item where key is not null))` : ''}`,
+     ${complete ? `or (key not in (select key from fresh where key is not null) and key not in (select key from made where key is not null))` : ''}`,
   )
   return closed.map(({ key }) => key)
 }
