@@ -12,7 +12,8 @@ import {
   type Retry,
   type Table,
 } from './destination.js'
-import { FatalError, RetryableError } from './errors.js'
+import type { Ceiling } from './duration.js'
+import { FatalError, GuardError, RetryableError } from './errors.js'
 import { afterTurn, createHttp, TimeoutError } from './http.js'
 import type { Log } from './log.js'
 import { fullJitter, onAbort, type Pace, retrying, sleep } from './pace.js'
@@ -45,6 +46,8 @@ export interface DeliveryOptions {
   readonly cut: AbortSignal
   /** Takes refusals at their word even while nothing has been delivered. */
   readonly allowRejections: boolean
+  /** More refused rows than that end the run. */
+  readonly maxRejected: Ceiling | undefined
 }
 
 /** Why delivery stopped before its end. `error`: the run has failed; without one it is merely incomplete. */
@@ -52,6 +55,9 @@ export interface Halt {
   readonly reason: string
   readonly error: unknown
 }
+
+/** A share of rows is not worth much before so many have been answered. */
+const fewestAnswers = 100
 
 /** With nothing delivered yet, this many refusals of single rows look as if the destination refused everything. */
 const suspiciousRefusals = 20
@@ -553,8 +559,9 @@ export class Delivery {
     checkpoint('before outcome')
     this.#recordSettled(work, letters, receipts, deliveredKeys)
     const delivered = items.length - refused.size
-    if (delivered === 0) return
     this.#delivered += delivered
+    this.#guardRejections()
+    if (delivered === 0) return
     this.#lastDelivery = performance.now()
     this.#holdsInARow = 0
     if (this.#refusals.length > 0) void this.#believeRefusals()
@@ -570,6 +577,18 @@ export class Delivery {
     this.#record(this.#options.state.settle(batch, { rejected, receipts, deliveredKeys }))
     for (const { key } of rejected) if (key !== undefined) this.#openLetters.add(key)
     this.#rejected += rejected.length
+  }
+
+  /** Ends the run when more rows were refused in it than may be. */
+  #guardRejections(): void {
+    const { maxRejected: most, destination } = this.#options
+    if (!most || this.#rejected === 0) return
+    const answered = this.#delivered + this.#rejected
+    if ('count' in most ? this.#rejected <= most.count : this.#rejected <= most.share * answered) return
+    if ('share' in most && answered < fewestAnswers) return
+    const allowed = 'count' in most ? `${most.count}` : `${most.share * 100} %`
+    const reason = `${destination.name} refused ${this.#rejected} of the ${answered} rows answered in this run, and maxRejected allows ${allowed}: the rest was not sent. Look at the dead letters, and run again when their cause is gone`
+    this.#fail(reason, new GuardError(reason))
   }
 
   // ---- refusals --------------------------------------------------------------------------------------------------
@@ -611,6 +630,7 @@ export class Delivery {
     this.#record(state.settle(batch, { rejected: [letter], receipts: [], deliveredKeys: [] }))
     if (letter.key !== undefined) this.#openLetters.add(letter.key)
     this.#rejected++
+    this.#guardRejections()
   }
 
   #unfitLetter({ ordinal, row, key, problem }: Invalid, { operation }: Stretch): Rejected {
@@ -637,6 +657,7 @@ export class Delivery {
     const refusals = this.#refusals.splice(0)
     const believed = (async () => {
       for (const refusal of refusals) this.#recordSettled(refusal.work, await this.#letters([refusal]), [], [])
+      this.#guardRejections()
     })()
     this.#record(believed)
     await this.#recorded

@@ -36,3 +36,13 @@ export function parseRate(rate: Rate, option: string): { limit: number; window: 
   }
   return { limit, window: milliseconds((per in units ? `1${per}` : per) as Duration, option) }
 }
+
+/** So many of some rows, or a share of them. */
+export type Ceiling = { readonly share: number } | { readonly count: number }
+
+/** Reads `'5%'` or a whole number; `undefined` when the value is neither. */
+export function ceiling(value: unknown): Ceiling | undefined {
+  if (typeof value === 'number') return Number.isInteger(value) && value >= 0 ? { count: value } : undefined
+  const share = typeof value === 'string' ? /^(\d+(?:\.\d+)?) ?%$/.exec(value) : undefined
+  return share && Number(share[1]) <= 100 ? { share: Number(share[1]) / 100 } : undefined
+}

@@ -465,7 +465,7 @@ async function refuseDuplicates(connection: DuckDBConnection, where: string, key
 }
 
 /** The canonical text of a key in a form for people. */
-export function readableKey(key: string): string {
+function readableKey(key: string): string {
   return key.replace(/^i/, '')
 }
 

@@ -5,6 +5,7 @@ import { redact, resolveConfig } from './config.js'
 import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
 import type { Definition } from './destination.js'
+import type { Ceiling } from './duration.js'
 import { ConfigError, GuardError } from './errors.js'
 import { planItems, stageItems } from './items.js'
 import type { Log } from './log.js'
@@ -33,7 +34,8 @@ export interface SyncDefinition {
   /** What records are made by: the text of `map`, and what the user says beside it. */
   readonly version: string
   /** Most deletes in one run: a share of the known keys, or a number of them. */
-  readonly deleteCeiling: { readonly share: number } | { readonly count: number }
+  readonly deleteCeiling: Ceiling
+  readonly maxRejected: Ceiling | undefined
   readonly folder: string
   readonly log: Log
 }
@@ -270,6 +272,7 @@ class Running {
       stop: limits.stop,
       cut: limits.cut,
       allowRejections: options.allowRejections ?? false,
+      maxRejected: definition.maxRejected,
     })
     this.#reader = new Reader({
       ...definition,

@@ -2,7 +2,7 @@ import { hash } from 'node:crypto'
 import type { Secret } from './config.js'
 import { redactLog } from './config.js'
 import { type Destination, definitionOf, type Operation } from './destination.js'
-import { type Duration, milliseconds } from './duration.js'
+import { type Ceiling, ceiling, type Duration, milliseconds } from './duration.js'
 import { ConfigError } from './errors.js'
 import type { Log } from './log.js'
 import { type Plan, preview } from './preview.js'
@@ -76,6 +76,13 @@ type SyncOptions<R, M> = {
    * @default '20%'
    */
   deleteCeiling?: `${number}%` | number | undefined
+  /**
+   * Most rejected rows in one run: a number, or a share of the rows answered so far, such as `'5%'`, looked at once a hundred
+   * have been. When there are more, the run ends with a {@link GuardError}; what was not sent stays pending.
+   *
+   * @default as many as there are
+   */
+  maxRejected?: `${number}%` | number | undefined
   /** The folder of the state. @default '.spillway' */
   state?: string | Secret | undefined
   /** Where messages go. @default the console, without `debug` */
@@ -292,6 +299,7 @@ const options: readonly string[] = [
   'map',
   'version',
   'deleteCeiling',
+  'maxRejected',
   'state',
   'log',
 ]
@@ -355,7 +363,8 @@ function define(given: RawOptions): SyncDefinition {
     cursor,
     map: map as SyncDefinition['map'],
     version: hash('sha256', `${map ?? ''} ${versionOf(given['version'], wrong)}`, 'base64'),
-    deleteCeiling: ceilingOf(given['deleteCeiling'], wrong),
+    deleteCeiling: ceilingOf(given, 'deleteCeiling', wrong) ?? { share: 0.2 },
+    maxRejected: ceilingOf(given, 'maxRejected', wrong),
     folder: state,
     log: redactLog((given['log'] as Log | undefined) ?? { ...console, debug() {} }),
   }
@@ -367,12 +376,12 @@ function versionOf(version: unknown, wrong: (problem: string) => ConfigError): s
   throw wrong(`version is ${describe(version)}; give a text or a number that changes when what map does changes`)
 }
 
-function ceilingOf(ceiling: unknown, wrong: (problem: string) => ConfigError): SyncDefinition['deleteCeiling'] {
-  if (ceiling === undefined) return { share: 0.2 }
-  if (typeof ceiling === 'number' && Number.isInteger(ceiling) && ceiling >= 0) return { count: ceiling }
-  const share = typeof ceiling === 'string' ? /^(\d+(?:\.\d+)?) ?%$/.exec(ceiling) : undefined
-  if (share && Number(share[1]) <= 100) return { share: Number(share[1]) / 100 }
-  throw wrong(`deleteCeiling is ${JSON.stringify(ceiling)}; give a share such as '5%', or a number of rows`)
+function ceilingOf(given: RawOptions, option: string, wrong: (problem: string) => ConfigError): Ceiling | undefined {
+  const value = given[option]
+  if (value === undefined) return undefined
+  const read = ceiling(value)
+  if (!read) throw wrong(`${option} is ${JSON.stringify(value)}; give a share such as '5%', or a number of rows`)
+  return read
 }
 
 function columnsOf(key: unknown, wrong: (problem: string) => ConfigError): readonly string[] | undefined {

@@ -17,7 +17,7 @@ async function start(mode: 'insert' | 'upsert' | 'mirror' | 'replace') {
   const to = destination({ name: 'crm', match: 'email' })({
     insert: write,
     upsert: write,
-    delete(batch: { email: string }[]) {
+    delete(batch: Pick<Row, 'email'>[]) {
       sent.push(...batch.map(({ email }) => `delete ${email}`))
     },
     async replace(batches: AsyncIterable<Row[]>) {

@@ -26,6 +26,9 @@ describe('refused before anything happens, naming the sync and the remedy', () =
       'people: mode mirror needs delete, and',
     ],
     ['a keyed mode without a key', { mode: 'upsert' }, 'people: mode upsert needs key: name the column'],
+    ['a ceiling that is none', { deleteCeiling: '-5%' }, `people: deleteCeiling is "-5%"; give a share such as '5%'`],
+    ['a ceiling of half a row', { maxRejected: 0.5 }, 'people: maxRejected is 0.5; give a share'],
+    ['a version that is none', { version: {} }, 'people: version is a Object; give a text or a number'],
     ['an empty key', { key: [] }, 'people: key must be the name of a column, or a list of them'],
     [
       'an option that does not exist',

@@ -134,6 +134,23 @@ describe('a refused batch', () => {
     expect(await all(one.deadLetters())).toEqual([])
   })
 
+  it.each([
+    ['a number', 3, 4],
+    ['a share, once a hundred rows were answered', '2%' as const, 10],
+  ])('more than maxRejected, %s, end the run; what was not sent stays pending', async (_, maxRejected, rejected) => {
+    let calls = 0
+    const to = destination(10)((batch: Row[]) => {
+      calls++
+      return batch.filter(({ id }) => id % 10 === 9).map((record) => reject(record, 'no'))
+    })
+    const one = sync({ name: 'a', from: rows(300), to, maxRejected, state: await stateFolder(), log: quiet })
+    await expect(one.run()).rejects.toThrow(
+      `refused ${rejected} of the ${rejected * 10} rows answered in this run, and maxRejected allows ${maxRejected === 3 ? '3' : '2 %'}`,
+    )
+    expect(calls).toBe(rejected)
+    expect(await one.status()).toMatchObject({ pending: 300 - rejected * 10, deadLetters: rejected })
+  })
+
   it('keeps the row as the source gave it, whatever the handler did to its records', async () => {
     const to = destination(10)((batch: Row[]) => {
       for (const record of batch) record['id'] = -1
@@ -526,7 +543,7 @@ describe('a run that must end', () => {
     const controller = new AbortController()
     let marks = 0
     const hook = Symbol.for('spillway.checkpoint')
-    onTestFinished(() => Reflect.deleteProperty(globalThis, hook))
+    onTestFinished(() => void Reflect.deleteProperty(globalThis, hook))
     Reflect.set(globalThis, hook, (name: string) => {
       if (name !== 'sent' || ++marks !== 2) return
       // the disk took so long that the slot is past, and the next is an hour away

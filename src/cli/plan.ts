@@ -86,7 +86,7 @@ async function* first<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator
 }
 
 /** `contacts: 1,204 rows: 3 to insert, 12 to update, 1 to delete, 1,189 unchanged` */
-export function heading(plan: Plan): string {
+function heading(plan: Plan): string {
   const words = [
     ['insert', 'to insert'],
     ['update', 'to update'],
@@ -100,7 +100,7 @@ export function heading(plan: Plan): string {
 }
 
 /** One change: `+` what is new, `~` what is different, field by field, `-` what goes. */
-export function line({ operation, match, record, before, fields, problem }: Change): string {
+function line({ operation, match, record, before, fields, problem }: Change): string {
   const name = cut(plain(match), 40)
   if (problem !== undefined) return styleText('yellow', `! ${name}  ${clean(problem)}`)
   if (operation === 'delete') return styleText('red', `- ${name}`)

@@ -110,8 +110,20 @@ const contacts = sync({
   to: crm({ url: 'https://crm.test', token: secret('CRM_TOKEN') }),
   key: 'id',
   mode: 'mirror',
+  deleteCeiling: '5%',
+  maxRejected: 100,
+  version: 2,
 })
 await contacts.run({ signal: AbortSignal.timeout(1000) })
+
+// a plan knows the record, and is what a run may be held to
+const plan = await contacts.plan({ signal: AbortSignal.timeout(1000) })
+console.log(plan.insert + plan.update + plan.delete, plan.stopped)
+for await (const { operation, record, before, fields } of plan.changes) {
+  console.log(operation, record.email.toUpperCase(), before?.email, fields.join())
+}
+await contacts.run({ plan, allowDeletes: true, full: false })
+await contacts.adopt()
 
 // dead letters know the row and the record; the record is missing where `map` is what failed
 for await (const letter of contacts.deadLetters((one) => one.row.score > 0.5)) {

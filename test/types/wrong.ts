@@ -79,6 +79,15 @@ sync({
   cursor: 'scored_at',
 })
 sync({
+  name: 'g1',
+  from: leads,
+  to: crm,
+  key: 'id',
+  mode: 'mirror',
+  // @ts-expect-error a share has a %
+  deleteCeiling: '5',
+})
+sync({
   name: 'g2',
   from: leads,
   to: print,
