@@ -8,7 +8,7 @@ import { pick } from './items.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, writeSnapshot } from './snapshot.js'
 import { StageReader } from './stage.js'
-import type { LedgerBatch, PlanCounts, Range, SyncState } from './state/state.js'
+import type { LedgerBatch, PlanCounts, PlanRow, Range, SyncState } from './state/state.js'
 import { type AnyRow, canonical, decodeRows, keyOf, losslessText } from './values.js'
 import { messageOf } from './verdict.js'
 
@@ -61,6 +61,9 @@ export interface Input {
   readonly carried: boolean
 }
 
+/** What is to be delivered of a plan; without a single item, none is kept. */
+export type Planned = Pick<PlanRow, 'items' | 'fresh' | 'counts'>
+
 /** A comparison, before it counts. */
 export interface Comparison {
   readonly counts: PlanCounts
@@ -72,7 +75,7 @@ export interface Comparison {
   /** The same for two comparisons that find the same to do. */
   readonly digest: string
   /** Puts the plan in place of the one before, and what that one delivered into the snapshot. */
-  commit(): Promise<void>
+  commit(): Promise<Planned>
   /** Writes what is to be done, for somebody to look at, into a file; {@link readChanges} reads it. */
   writeChanges(file: string): Promise<void>
   close(): Promise<void>
@@ -410,34 +413,39 @@ async function countsOf(
   }
 }
 
-async function commitPlan(connection: DuckDBConnection, options: PlanOptions, replaces: boolean): Promise<void> {
+async function commitPlan(connection: DuckDBConnection, options: PlanOptions, replaces: boolean): Promise<Planned> {
   const { state } = options
   const through = state.nextOrdinal
+  const name = `${through}-${randomUUID()}.parquet` // a file that the database names is never written again
+  const planned = {
+    items: await countOf(connection, 'item'),
+    fresh: await countOf(connection, 'item where carried'),
+    counts: await countsOf(connection, options, replaces),
+  }
+  const closed = await closedLetters(connection, options)
+  const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
+  if (planned.items === 0 && !replaces && (await countOf(connection, 'refreshed')) === 0) {
+    // nothing to deliver and nothing to learn: the rows are done with
+    await state.swap({ plan: undefined, snapshot, unknown: [], free: state.reads, closed })
+    return planned
+  }
   const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
     connection,
     'select item, held_by as batch from item where held_by is not null order by item',
   )
-  // a file that the database names is never written again
-  const name = `${through}-${randomUUID()}.parquet`
-  const plan = {
-    file: `plan-${name}`,
-    items: await countOf(connection, 'item'),
-    fresh: await countOf(connection, 'item where carried'),
-    through,
-    counts: await countsOf(connection, options, replaces),
-  }
+  const plan = { ...planned, file: `plan-${name}`, through }
   await copyTo(
     connection,
     join(state.folder, plan.file),
     `select item, stage, key, operation, raw, record, match, problem, remote_id, doubt, landing from item
      union all select null, stage, key, operation, raw, null, null, null, null, false, null from refreshed order by item`,
   )
-  const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
   const unknown = [...state.batches()].flatMap((batch) => {
     const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
     return items.length > 0 ? stillUnknown(state, batch, items) : []
   })
-  await state.swap({ plan, snapshot, unknown, free: [], closed: await closedLetters(connection, options) })
+  await state.swap({ plan, snapshot, unknown, free: [], closed })
+  return planned
 }
 
 /** Keys whose dead letters are of no interest any more: the row is again what was delivered, or it is gone. */

@@ -10,7 +10,7 @@ import { ConfigError, GuardError } from './errors.js'
 import { planItems, stageItems } from './items.js'
 import type { Log } from './log.js'
 import { onAbort, Pace } from './pace.js'
-import { type Comparison, compare, type PlanOptions } from './plan.js'
+import { type Comparison, compare, type Planned, type PlanOptions } from './plan.js'
 import { Reader, sealedAfter } from './read.js'
 import { recordMaker } from './record.js'
 import { compact } from './snapshot.js'
@@ -225,6 +225,7 @@ class Running {
   #after: Tally | undefined
   /** Rows that an earlier run staged and never planned. */
   readonly #unplanned: number
+  #plan: Planned | undefined
   #planned: 'complete' | 'partial' | undefined
   readonly #adopts: boolean
   /** Only what an earlier run had read was delivered. */
@@ -451,12 +452,13 @@ class Running {
           `${this.#definition.name}: the source, or what was delivered, has changed since the plan was made: nothing was sent. Plan again`,
         )
       }
-      await comparison.commit()
+      this.#plan = await comparison.commit()
     } finally {
       await comparison.close()
     }
     this.#planned = complete ? 'complete' : 'partial'
-    const { fresh, items, counts } = state.plan!
+    const { fresh, items, counts } = this.#plan
+    if (items === 0 && !counts.replaces) return
     const { operation } = this.#definition
     if (this.#adopts || operation === 'replace') {
       if (this.#adopts ? items > 0 : counts.replaces) await this.#deliverWhole(items)
@@ -545,7 +547,7 @@ class Running {
     const after = this.#after ?? before
     const resumed = since(after, before)
     const { resent } = after
-    if (!this.#planned) {
+    if (!this.#plan) {
       return {
         ...outcomes(rows, { ...none, pending: rows }),
         deletes: outcomes(0, none),
@@ -553,7 +555,7 @@ class Running {
         resent,
       }
     }
-    const { fresh: boundary, items, counts } = this.#state.plan!
+    const { fresh: boundary, items, counts } = this.#plan
     const firstDelete = items - counts.delete
     const carried = waiting(state.tally(0, boundary), counts.carriedWaiting)
     const fresh = waiting(state.tally(boundary, firstDelete), counts.waiting)

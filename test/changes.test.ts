@@ -344,7 +344,7 @@ describe('a record that is refused', () => {
     expect(await it.sync().status()).toMatchObject({ deadLetters: 0 })
   })
 
-  it('for another reason each run does not wait', async () => {
+  it('and is another one each run does not wait', async () => {
     const it = await people([{ id: 1 }, { id: 2 }])
     it.answer = (batch) => batch.flatMap((row) => (row['id'] === 2 ? reject(row, 'no') : []))
     for (let times = 1; times <= 6; times++) {

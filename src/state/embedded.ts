@@ -479,7 +479,8 @@ class EmbeddedSync implements SyncState {
       row && { ...row, ...(await fingerprint(join(this.folder, row.file))) }
     const old = [this.#plan?.file, this.#snapshot?.file]
     const plan = await filed(change.plan && { ...change.plan, id: this.#takeSerial() })
-    const snapshot = await filed(change.snapshot)
+    const same = change.snapshot && change.snapshot.file === this.#snapshot?.file
+    const snapshot = same ? this.#snapshot : await filed(change.snapshot)
     await this.#database.commit(() => {
       this.#saveSerial()
       for (const table of ['batch', 'plan', 'snapshot'])

@@ -31,10 +31,8 @@ import { stateFolder } from '../support/state-folder.js'
 
 const soak = process.env['SOAK'] !== undefined
 const settings = (numRuns: number) => ({
-  numRuns: Number(process.env['RUNS'] ?? (soak ? numRuns * 20 : numRuns)),
+  numRuns: soak ? numRuns * 20 : numRuns,
   ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }),
-  endOnFailure: process.env['QUICK'] !== undefined,
-  ...(process.env['FCPATH'] && { path: process.env['FCPATH'] }),
 })
 
 type Mode = 'upsert' | 'mirror' | 'insert'
@@ -80,7 +78,7 @@ interface Session {
   readonly full: boolean
   /** Dies when so many named points have been passed. */
   readonly dies: number | undefined
-  /** Is told to stop at so manieth call. */
+  /** Is told to stop at that call of the destination, counted from 1. */
   readonly stops: number | undefined
   /** Milliseconds from the end of this run to the beginning of the next. */
   readonly pause: number
