@@ -327,13 +327,16 @@ export class Batcher {
         : { ordinal, row, key, problem }
     }
     const key = columns && keyOf(row, columns)
-    const finish = (made: object | Unfit): Prepared | Invalid =>
-      made instanceof Unfit
-        ? { ordinal, row, key, problem: made.problem }
-        : { ordinal, record: made, key, remoteId: undefined }
     const made = this.#make(row, key)
-    return made instanceof Promise ? made.then(finish) : finish(made)
+    return made instanceof Promise
+      ? made.then((later) => prepared(ordinal, row, key, later))
+      : prepared(ordinal, row, key, made)
   }
+}
+
+function prepared(ordinal: number, row: AnyRow, key: string | undefined, made: object | Unfit): Prepared | Invalid {
+  if (made instanceof Unfit) return { ordinal, row, key, problem: made.problem }
+  return { ordinal, record: made, key, remoteId: undefined }
 }
 
 /** What a batch covers when it holds just these rows. */
