@@ -65,14 +65,17 @@ export async function planItems(state: SyncState): Promise<Items> {
     async chunkAt(ordinal) {
       if (ordinal >= state.plan!.items) return undefined
       if (!result || ordinal !== next) {
-        result = await database.connection.stream(`${select} where item >= ${ordinal} order by item`)
+        // they stand in the file in their order, which DuckDB keeps
+        result = await database.connection.stream(`${select} where item >= ${ordinal}`)
       }
       const chunk = await result.fetchChunk()
+      const columns = chunk?.getColumns()
+      next = ordinal + (chunk?.rowCount ?? 0)
       // a stream that fails half-way just ends; how many items there are is known
-      if (!chunk?.rowCount) throw new StateDamagedError(`state: ${file} cannot be read on from item ${ordinal}`)
-      const items = toItems(chunk.getColumns())
-      next = items.first + items.rows.length
-      return items
+      if (!chunk?.rowCount || Number(columns![0]![0]) !== ordinal || Number(columns![0]!.at(-1)) !== next - 1) {
+        throw new StateDamagedError(`state: ${file} cannot be read on from item ${ordinal}`)
+      }
+      return toItems(columns!)
     },
     load: oneAtATime(async (ordinals) => {
       const found = await singles.runAndReadAll(`${select} where item in (${ordinals.join()}) order by item`)

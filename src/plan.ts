@@ -73,7 +73,7 @@ export interface Comparison {
   /** Keys that are or may be at the destination and are not in the source. */
   readonly gone: number
   /** The same for two comparisons that find the same to do. */
-  readonly digest: string
+  digest(): Promise<string>
   /** Puts the plan in place of the one before, and what that one delivered into the snapshot. */
   commit(): Promise<Planned>
   /** Writes what is to be done, for somebody to look at, into a file; {@link readChanges} reads it. */
@@ -108,7 +108,8 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
       )
     }
     await choose(connection, options)
-    await fill(connection, 'made', madeOf(database, options))
+    await fill(connection, 'looked_at', madeOf(database, options))
+    await gather(connection, options)
     if ((await countOf(connection, 'made')) !== (await countOf(connection, 'chosen where not unchanged'))) {
       throw new Error(`${where}: the comparison of rows was cut short`) // a stream that fails half-way just ends
     }
@@ -120,10 +121,6 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
       create table item as
         select row_number() over (order by operation = 'delete', input, stage, key) - 1 as item, * from made where ${sent};
       create table refreshed as select * from made where kind = 'same' and not (${sent})`)
-    const [{ digest } = { digest: null }] = await rowsOf<{ digest: string | null }>(
-      connection,
-      `select bit_xor(md5_number(concat_ws(chr(31), operation, key, stage is null, record, problem)))::varchar as digest from item`,
-    )
     return {
       counts: await countsOf(connection, options, replaces),
       known,
@@ -132,7 +129,13 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
         `made m join snapshot s on m.key = s.key where m.kind = 'delete' and s.known`,
       ),
       gone: await countOf(connection, `(${gone})`),
-      digest: digest ?? 'nothing',
+      async digest() {
+        const [found] = await rowsOf<{ digest: string | null }>(
+          connection,
+          `select bit_xor(md5_number(concat_ws(chr(31), operation, key, stage is null, record, problem)))::varchar as digest from item`,
+        )
+        return found!.digest ?? 'nothing'
+      },
       commit: () => commitPlan(connection, options, replaces),
       async writeChanges(file) {
         await copyTo(
@@ -202,7 +205,7 @@ async function choose(connection: DuckDBConnection, options: PlanOptions): Promi
   await connection.run(`
     create table ranked as
       select *, input in (${[-1, ...carried].join()}) as carried,
-        key is not null and row_number() over (partition by key order by input desc, stage desc) > 1 as older
+        ${complete ? 'false' : 'key is not null and row_number() over (partition by key order by input desc, stage desc) > 1'} as older
       from (from fresh ${complete ? '' : 'union all select -1 as input, stage, key, null as raw from open_item'});
     create table chosen as
       select c.input, c.stage, c.key, c.raw, c.carried, o.batch as held_by, coalesce(${full ? 'false' : unchanged}, false) as unchanged
@@ -210,10 +213,17 @@ async function choose(connection: DuckDBConnection, options: PlanOptions): Promi
         left join (select key, any_value(batch) as batch from open_item where state = 'unknown' and ${held} group by key) o on c.key = o.key
       where not older;
     ${operation === 'replace' ? `update chosen set unchanged = false where exists (from chosen where not unchanged) or exists (${gone});` : ''}
-    create table made (
-      input integer, stage bigint, key varchar, kind varchar, operation varchar, raw varchar, record varchar, match varchar, problem varchar,
-      remote_id varchar, doubt boolean, landing bigint, carried boolean, held_by bigint
-    )`)
+    create table looked_at (input integer, stage bigint, kind varchar, record varchar, match varchar, problem varchar, raw varchar)`)
+}
+
+/** What is to be done, with all that is known of it. */
+async function gather(connection: DuckDBConnection, { operation }: PlanOptions): Promise<void> {
+  await connection.run(`
+    create table made as
+      select l.input, l.stage, c.key, l.kind, '${operation}' as operation, coalesce(c.raw, l.raw) as raw, l.record,
+        case when l.problem is null then nullif(coalesce(l.match, c.key), '') end as match, l.problem, s.remote_id,
+        coalesce(s.dirty, false) as doubt, s.landing, c.carried, c.held_by
+      from looked_at l join chosen c on l.input = c.input and l.stage = c.stage left join snapshot s on c.key = s.key`)
 }
 
 /** The key and the fingerprint of each staged row. */
@@ -254,21 +264,18 @@ interface Chosen {
   readonly input: number
   readonly stage: bigint
   readonly key: string | null
-  readonly raw: string | null
-  readonly carried: boolean
-  readonly held_by: bigint | null
+  readonly has_raw: boolean
+  readonly held: boolean
   readonly known: boolean
   readonly dirty: boolean
   readonly record: string | null
-  readonly remote_id: string | null
   readonly tried: string | null
   readonly tries: number
-  readonly landing: bigint | null
 }
 
 /** The chosen rows made into records, and what is to be done with each. */
 async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  const { state, inputs, operation, match, make, version, full, again } = options
+  const { state, inputs, match, make, version, full, again } = options
   // the open items of the plan before stand in the state's own stage
   const readers = new Map([
     [-1, new StageReader(state)],
@@ -277,7 +284,8 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
   try {
     for await (const chosen of streamed<Chosen>(
       database,
-      `select c.*, coalesce(s.known, false) as known, coalesce(s.dirty, false) as dirty, s.record, s.remote_id, s.tried, coalesce(s.tries, 0) as tries, s.landing
+      `select c.input, c.stage, c.key, c.raw is not null as has_raw, c.held_by is not null as held,
+         coalesce(s.known, false) as known, coalesce(s.dirty, false) as dirty, s.record, s.tried, coalesce(s.tries, 0) as tries
        from chosen c left join snapshot s on c.key = s.key where not unchanged order by c.input, c.stage`,
     )) {
       const rows: AnyRow[] = []
@@ -296,24 +304,11 @@ async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<r
         const same =
           problem === null && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, text)
         // what may have been applied stays an item, for its batch to be told of
-        const open = one.held_by !== null
-        const kind = same && !open ? 'same' : waits && !open ? 'waiting' : one.known ? 'update' : 'insert'
-        lines.push([
-          one.input,
-          one.stage,
-          one.key,
-          kind,
-          operation,
-          one.raw ?? fingerprint(version, row),
-          text,
-          problem === null ? (keyOf(made.record, match) ?? null) : null,
-          problem,
-          one.remote_id,
-          one.dirty,
-          one.landing,
-          one.carried,
-          one.held_by,
-        ])
+        const kind = same && !one.held ? 'same' : waits && !one.held ? 'waiting' : one.known ? 'update' : 'insert'
+        const matched = problem === null ? (keyOf(made.record, match) ?? '') : ''
+        // null stands for the key's own text, which is there already
+        const other = matched === one.key ? null : matched
+        lines.push([one.input, one.stage, kind, text, other, problem, one.has_raw ? null : fingerprint(version, row)])
       }
       yield lines
     }

@@ -157,7 +157,7 @@ async function previewOfKeyed(
   try {
     const file = join(own, 'changes.parquet')
     await comparison.writeChanges(file)
-    const { counts, digest } = comparison
+    const { counts } = comparison
     const { match } = comparisonOf(definition)
     return {
       sync: name,
@@ -169,7 +169,7 @@ async function previewOfKeyed(
       unfit: counts.unfit,
       waiting: counts.waiting + counts.waitingDeletes,
       stopped: guard(definition, comparison, stage.nextOrdinal),
-      digest,
+      digest: await comparison.digest(),
       changes: {
         async *[Symbol.asyncIterator]() {
           for await (const change of readChanges(file, join(own, 'spill'))) yield changeOf(change, match)

@@ -447,7 +447,7 @@ class Running {
           : guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
       if (reason) throw new GuardError(`${this.#definition.name}: ${reason}`)
       const { plan } = this.#options
-      if (plan && plan.digest !== comparison.digest) {
+      if (plan && plan.digest !== (await comparison.digest())) {
         throw new GuardError(
           `${this.#definition.name}: the source, or what was delivered, has changed since the plan was made: nothing was sent. Plan again`,
         )
