@@ -55,18 +55,18 @@ async function init(folder: string, version: string): Promise<string> {
 }
 
 async function existing(folder: string, names: readonly string[]): Promise<readonly string[]> {
-  const found = await Promise.all(
-    names.map((name) =>
-      access(join(folder, name)).then(
-        () => [name],
-        (error: NodeJS.ErrnoException) => {
-          if (error.code === 'ENOENT') return []
-          throw new ConfigError(`init: ${join(folder, name)} cannot be looked at: ${error.code}`)
-        },
-      ),
-    ),
-  )
-  return found.flat()
+  const found: string[] = []
+  // one after another, so that of several that cannot be looked at the first is named
+  for (const name of names) {
+    try {
+      await access(join(folder, name))
+      found.push(name)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code !== 'ENOENT') throw new ConfigError(`init: ${join(folder, name)} cannot be looked at: ${code}`)
+    }
+  }
+  return found
 }
 
 function packageJson(folder: string, version: string): string {
