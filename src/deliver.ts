@@ -189,11 +189,7 @@ export class Delivery {
     if (this.#halt) return
     const work = this.#batcher.whole(stretch)
     try {
-      await retrying(() => this.#attemptWhole(work), {
-        budget: this.#options.destination.policy.retryFor,
-        signal: this.#stop,
-        wait: (error, attempt) => (error instanceof Again && !this.#halt ? waitAfter(error, attempt) : undefined),
-      })
+      await this.#retrying(() => this.#attemptWhole(work))
     } catch (error) {
       if (error instanceof Again) {
         this.#exhausted(work, error)
@@ -245,7 +241,7 @@ export class Delivery {
     }
     checkpoint('before outcome')
     this.#recordSettled(work, rejected, receipts, [])
-    this.#delivered += work.ranges.reduce((sum, [, count]) => sum + count, 0) - rejected.length
+    this.#delivered += sizeOf(work) - rejected.length
     this.#lastDelivery = performance.now()
   }
 
@@ -289,17 +285,22 @@ export class Delivery {
     if (error !== undefined) this.#failed.abort(error)
   }
 
+  /** Attempts until one concludes, the time for retries is over, or delivery stops. */
+  #retrying<T>(attempt: () => Promise<T>): Promise<T> {
+    return retrying(attempt, {
+      budget: this.#options.destination.policy.retryFor,
+      signal: this.#stop,
+      wait: (error, number) => (error instanceof Again && !this.#halt ? waitAfter(error, number) : undefined),
+    })
+  }
+
   /** Sends a batch until each of its rows is settled, or is left for the next run. */
   async #process(work: Work): Promise<void> {
     let left = true
     let keys = work.keys
     try {
       if (work.notBefore > Date.now()) await sleep(work.notBefore - Date.now(), this.#stop)
-      const parts = await retrying(() => this.#attempt(work), {
-        budget: this.#options.destination.policy.retryFor,
-        signal: this.#stop,
-        wait: (error, attempt) => (error instanceof Again && !this.#halt ? waitAfter(error, attempt) : undefined),
-      })
+      const parts = await this.#retrying(() => this.#attempt(work))
       if (parts === 'left') return
       left = false
       // each part frees its own keys, whose later rows may be under way before the last part is done
@@ -955,7 +956,11 @@ function digestOf(records: readonly object[]): string {
   return hash('sha256', encodeRows(records).text)
 }
 
-function rows({ ranges }: Work): string {
-  const count = ranges.reduce((sum, [, some]) => sum + some, 0)
+function sizeOf({ ranges }: Work): number {
+  return ranges.reduce((sum, [, count]) => sum + count, 0)
+}
+
+function rows(work: Work): string {
+  const count = sizeOf(work)
   return count === 1 ? '1 row' : `${count} rows`
 }

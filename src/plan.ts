@@ -71,7 +71,7 @@ export interface Comparison {
   readonly known: number
   readonly knownDeletes: number
   /** Keys that are or may be at the destination and are not in the source. */
-  readonly gone: number
+  gone(): Promise<number>
   /** The same for two comparisons that find the same to do. */
   digest(): Promise<string>
   /** Puts the plan in place of the one before, and what that one delivered into the snapshot. */
@@ -121,14 +121,19 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
       create table item as
         select row_number() over (order by operation = 'delete', input, stage, key) - 1 as item, * from made where ${sent};
       create table refreshed as select * from made where kind = 'same' and not (${sent})`)
-    return {
+    const planned: Planned = {
+      items: await countOf(connection, 'item'),
+      fresh: await countOf(connection, 'item where carried'),
       counts: await countsOf(connection, options, replaces),
+    }
+    return {
+      counts: planned.counts,
       known,
       knownDeletes: await countOf(
         connection,
         `made m join snapshot s on m.key = s.key where m.kind = 'delete' and s.known`,
       ),
-      gone: await countOf(connection, `(${gone})`),
+      gone: () => countOf(connection, `(${gone})`),
       async digest() {
         const [found] = await rowsOf<{ digest: string | null }>(
           connection,
@@ -136,7 +141,10 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
         )
         return found!.digest ?? 'nothing'
       },
-      commit: () => commitPlan(connection, options, replaces),
+      async commit() {
+        await commitPlan(connection, options, planned)
+        return planned
+      },
       async writeChanges(file) {
         await copyTo(
           connection,
@@ -408,21 +416,15 @@ async function countsOf(
   }
 }
 
-async function commitPlan(connection: DuckDBConnection, options: PlanOptions, replaces: boolean): Promise<Planned> {
+async function commitPlan(connection: DuckDBConnection, options: PlanOptions, planned: Planned): Promise<void> {
   const { state } = options
   const through = state.nextOrdinal
   const name = `${through}-${randomUUID()}.parquet` // a file that the database names is never written again
-  const planned = {
-    items: await countOf(connection, 'item'),
-    fresh: await countOf(connection, 'item where carried'),
-    counts: await countsOf(connection, options, replaces),
-  }
   const closed = await closedLetters(connection, options)
   const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
-  if (planned.items === 0 && !replaces && (await countOf(connection, 'refreshed')) === 0) {
+  if (planned.items === 0 && !planned.counts.replaces && (await countOf(connection, 'refreshed')) === 0) {
     // nothing to deliver and nothing to learn: the rows are done with
-    await state.swap({ plan: undefined, snapshot, unknown: [], free: state.reads, closed })
-    return planned
+    return state.swap({ plan: undefined, snapshot, unknown: [], free: state.reads, closed })
   }
   const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
     connection,
@@ -440,7 +442,6 @@ async function commitPlan(connection: DuckDBConnection, options: PlanOptions, re
     return items.length > 0 ? stillUnknown(state, batch, items) : []
   })
   await state.swap({ plan, snapshot, unknown, free: [], closed })
-  return planned
 }
 
 /** Keys whose dead letters are of no interest any more: the row is again what was delivered, or it is gone. */

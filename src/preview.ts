@@ -2,13 +2,12 @@ import { existsSync, rmSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { resolveConfig } from './config.js'
 import type { Operation } from './destination.js'
 import { ConfigError } from './errors.js'
 import { compare, readChanges, type StoredChange } from './plan.js'
 import { Reader } from './read.js'
-import { recordMaker, Unfit } from './record.js'
-import { comparisonOf, guard, identityOf, type SyncDefinition } from './run.js'
+import { Unfit } from './record.js'
+import { comparisonOf, configOf, guard, identityOf, type SyncDefinition, showsAll } from './run.js'
 import { StageReader } from './stage.js'
 import { openEmbedded } from './state/embedded.js'
 import type { SyncState } from './state/state.js'
@@ -53,11 +52,8 @@ export interface Plan<R = AnyRow> {
 
 /** Reads the source and compares it with what was delivered, in a folder of its own: nothing is sent, and no state changes. */
 export async function preview(definition: SyncDefinition, signal: AbortSignal): Promise<Plan> {
-  const { name, destination, folder, mode } = definition
-  const config =
-    destination.config &&
-    (await resolveConfig({ name: destination.name, schema: destination.config, given: destination.given, folder }))
-  const identity = identityOf(definition, config)
+  const { name, folder, mode } = definition
+  const identity = identityOf(definition, await configOf(definition))
   const own = await mkdtemp(join(tmpdir(), 'spillway-plan-'))
   process.once('exit', () => rmSync(own, { recursive: true, force: true }))
   const scratch = await openEmbedded(own)
@@ -94,12 +90,10 @@ async function read(
 
 /** Every row that is read is sent. */
 function previewOfAppend(definition: SyncDefinition, stage: SyncState): Plan {
-  const { name, destination, key, cursor, map } = definition
   const rows = stage.nextOrdinal
-  const make = recordMaker({ destination, key, cursor: cursor?.column, map, needed: destination.match ?? [] })
-  const match = destination.match ?? key ?? []
+  const { make, match } = comparisonOf(definition)
   return {
-    sync: name,
+    sync: definition.name,
     rows,
     insert: rows,
     update: 0,
@@ -136,11 +130,11 @@ async function previewOfKeyed(
   state: SyncState,
   own: string,
 ): Promise<Plan> {
-  const { name, source, cursor } = definition
-  const complete = source.repeatable && !cursor
+  const complete = showsAll(definition)
+  const how = comparisonOf(definition)
   const planned = state.plan?.through ?? state.reads[0]?.first ?? state.nextOrdinal
   const comparison = await compare({
-    ...comparisonOf(definition),
+    ...how,
     state,
     inputs: [
       // what earlier runs staged and did not plan, where it is not the stage itself
@@ -158,13 +152,12 @@ async function previewOfKeyed(
     const file = join(own, 'changes.parquet')
     await comparison.writeChanges(file)
     const { counts } = comparison
-    const { match } = comparisonOf(definition)
     return {
-      sync: name,
+      sync: definition.name,
       rows: stage.nextOrdinal,
       insert: counts.insert,
       update: counts.update,
-      delete: definition.mode === 'replace' ? comparison.gone : counts.delete,
+      delete: definition.mode === 'replace' ? await comparison.gone() : counts.delete,
       unchanged: stage.nextOrdinal - counts.insert - counts.update - counts.unfit - counts.waiting,
       unfit: counts.unfit,
       waiting: counts.waiting + counts.waitingDeletes,
@@ -172,7 +165,7 @@ async function previewOfKeyed(
       digest: await comparison.digest(),
       changes: {
         async *[Symbol.asyncIterator]() {
-          for await (const change of readChanges(file, join(own, 'spill'))) yield changeOf(change, match)
+          for await (const change of readChanges(file, join(own, 'spill'))) yield changeOf(change, how.match)
         },
       },
     }

@@ -107,12 +107,10 @@ export async function runSync(
   options: RunOptions,
   { redrive, adopts = false }: { readonly redrive?: Where; readonly adopts?: boolean } = {},
 ): Promise<Run> {
-  const { name, destination, folder } = definition
+  const { name, folder } = definition
   const startedAt = Date.now()
   const id = randomUUID()
-  const config =
-    destination.config &&
-    (await resolveConfig({ name: destination.name, schema: destination.config, given: destination.given, folder }))
+  const config = await configOf(definition)
   const state = await openEmbedded(folder)
   try {
     const sync = await state.open(name, identityOf(definition, config))
@@ -244,7 +242,7 @@ class Running {
     this.#options = options
     this.#state = state
     this.#limits = limits
-    this.#complete = definition.source.repeatable && !definition.cursor
+    this.#complete = showsAll(definition)
     this.#freshFrom = state.nextOrdinal
     this.#oldest = state.reads[0]?.first ?? state.nextOrdinal
     const { plan, reads } = state
@@ -613,6 +611,19 @@ class Running {
 /** Rows that were refused so often that they are not tried any more are refused still. */
 function waiting(tally: Tally, rows: number): Tally {
   return { ...tally, rejected: tally.rejected + rows }
+}
+
+/** The destination's config as it is now; `undefined` for one that needs none. */
+export async function configOf({
+  destination: { name, config: schema, given },
+  folder,
+}: SyncDefinition): Promise<unknown> {
+  return schema && resolveConfig({ name, schema, given, folder })
+}
+
+/** Whether a read shows the whole source. */
+export function showsAll({ source, cursor }: SyncDefinition): boolean {
+  return source.repeatable && !cursor
 }
 
 /** By which fields the destination finds its object. */

@@ -61,36 +61,38 @@ class EmbeddedState implements State {
     this.#database = shared.database
   }
 
-  async open(name: string, identity: Identity): Promise<SyncState> {
-    const held = await this.#lock(name)
-    try {
+  open(name: string, identity: Identity): Promise<SyncState> {
+    return this.#holding(name, async (release) => {
       const sync = await this.#sync(name, identity)
       const folder = join(this.#shared.folder, fileName(name))
       if (await mkdir(folder, { recursive: true })) await syncToDisk(this.#shared.folder) // its name
-      const state = new EmbeddedSync(this.#database, sync, folder, held.release)
+      const state = new EmbeddedSync(this.#database, sync, folder, release)
       await state.recover()
       return state
-    } catch (error) {
-      held.release()
-      throw explained(error, this.#shared.folder)
-    }
+    })
   }
 
-  async look(name: string, identity: Identity): Promise<SyncState | undefined> {
-    const held = await this.#lock(name)
-    try {
+  look(name: string, identity: Identity): Promise<SyncState | undefined> {
+    return this.#holding(name, async (release) => {
       const sync = this.#find(name)
       if (!sync) {
-        held.release()
+        release()
         return undefined
       }
       this.#refuseOther(name, sync, identity)
-      const folder = join(this.#shared.folder, fileName(name))
-      const state = new EmbeddedSync(this.#database, sync, folder, held.release)
+      const state = new EmbeddedSync(this.#database, sync, join(this.#shared.folder, fileName(name)), release)
       await state.check()
       return state
+    })
+  }
+
+  /** Opens a sync under its lock, which is given back when that fails. */
+  async #holding<T>(name: string, open: (release: () => void) => Promise<T>): Promise<T> {
+    const { release } = await this.#lock(name)
+    try {
+      return await open(release)
     } catch (error) {
-      held.release()
+      release()
       throw explained(error, this.#shared.folder)
     }
   }
