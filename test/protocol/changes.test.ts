@@ -10,7 +10,6 @@ import {
   type Outcome,
   type Outcomes,
   RejectedError,
-  RetryableError,
   type Run,
   reject,
   retry,
@@ -21,6 +20,7 @@ import { loadSnapshot } from '../../src/snapshot.js'
 import { openEmbedded } from '../../src/state/embedded.js'
 import { fakeClock, passTime } from '../support/clock.js'
 import { type Death, dieAt, immortal } from '../support/death.js'
+import { failAtOnce } from '../support/model.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 
@@ -240,18 +240,8 @@ function store({ poison }: Pick<History, 'poison'>) {
     poisoned: readonly Entry[],
     signal: AbortSignal,
   ): Promise<undefined | Outcome[]> => {
-    switch (behaviour.kind) {
-      case 'busy': {
-        const headers = behaviour.after === undefined ? {} : { 'retry-after': String(behaviour.after) }
-        throw Object.assign(new Error('too many requests'), { status: 429, response: { headers } })
-      }
-      case 'retryable':
-        throw new RetryableError('not now')
-      case 'fatal':
-        throw new FatalError('the token was revoked')
-      case 'refuses the batch':
-        throw new RejectedError('refused')
-    }
+    failAtOnce(behaviour)
+    if (behaviour.kind === 'refuses the batch') throw new RejectedError('refused')
     // whatever else goes wrong, poison is never applied
     if (poisoned.length > 0 && poison.refuses === 'batch') throw new RejectedError('poison')
     const good = batch.filter((entry) => !poisoned.includes(entry))

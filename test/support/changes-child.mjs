@@ -1,17 +1,11 @@
 // One run of a sync that mirrors or replaces, in a process of its own, for test/crash/changes.test.ts to kill. Its task is the
 // JSON in its first argument; when the run ends by itself, it prints how often each named point was reached.
 import { destination, sync } from 'spillway'
+import { killAt, reached } from './kill-at.mjs'
 
 const { folder, url, mode, rows, batchSize, concurrency, kill } = JSON.parse(process.argv[2])
 
-const reached = {}
-globalThis[Symbol.for('spillway.checkpoint')] = (name) => {
-  reached[name] = (reached[name] ?? 0) + 1
-  if (kill?.point === name && kill.nth === reached[name]) {
-    process.kill(process.pid, 'SIGKILL')
-    for (;;); // not one more instruction of the run
-  }
-}
+killAt(kill)
 
 const post =
   (path) =>

@@ -1,18 +1,12 @@
 // One run of a sync in a process of its own, for the crash tests to kill. Its task is the JSON in its first argument; when the
 // run ends by itself, it prints the Run, and how often each named point was reached.
 import { destination, sync } from 'spillway'
+import { killAt, reached } from './kill-at.mjs'
 
 const task = JSON.parse(process.argv[2])
 const { folder, url, launch, mode, source, rows, pad, batchSize, concurrency, idempotent, verifies, keyed, kill } = task
 
-const reached = {}
-globalThis[Symbol.for('spillway.checkpoint')] = (name) => {
-  reached[name] = (reached[name] ?? 0) + 1
-  if (kill?.point === name && kill.nth === reached[name]) {
-    process.kill(process.pid, 'SIGKILL')
-    for (;;); // not one more instruction of the run
-  }
-}
+killAt(kill)
 
 // `at` has ties, so that a read which broke off can end between two of them
 const all = Array.from({ length: rows }, (_, id) => ({ id, at: Math.floor(id / 7), pad: 'x'.repeat(pad) }))

@@ -21,6 +21,20 @@ export type Behaviour =
   | { readonly kind: 'malformed'; readonly applied: boolean }
   | { readonly kind: 'fatal' }
 
+/** What a call throws that certainly applied nothing. */
+export function failAtOnce(behaviour: { readonly kind: string; readonly after?: number | undefined }): void {
+  switch (behaviour.kind) {
+    case 'busy': {
+      const headers = behaviour.after === undefined ? {} : { 'retry-after': String(behaviour.after) }
+      throw Object.assign(new Error('too many requests'), { status: 429, response: { headers } })
+    }
+    case 'retryable':
+      throw new RetryableError('not now')
+    case 'fatal':
+      throw new FatalError('the token was revoked')
+  }
+}
+
 /** What took effect. `late`: after its call had been given up, or its process had died. */
 export interface Applied extends Item {
   readonly late: boolean
@@ -97,16 +111,7 @@ export function modelDestination({ poison, refuses, honoursKeys, identify }: Mod
     apply: (some?: readonly Item[]) => void,
   ): Promise<undefined | Outcome[]> => {
     const refused = batch.filter(({ id }) => poison.has(id))
-    switch (behaviour.kind) {
-      case 'busy': {
-        const headers = behaviour.after === undefined ? {} : { 'retry-after': String(behaviour.after) }
-        throw Object.assign(new Error('too many requests'), { status: 429, response: { headers } })
-      }
-      case 'retryable':
-        throw new RetryableError('not now')
-      case 'fatal':
-        throw new FatalError('the token was revoked')
-    }
+    failAtOnce(behaviour)
     // whatever else goes wrong, poison is never applied
     if (refused.length > 0 && refuses === 'batch') throw new RejectedError(`refused ${refused[0]!.id}`)
     const good = batch.filter(({ id }) => !poison.has(id))
