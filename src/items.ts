@@ -1,10 +1,10 @@
 import { join } from 'node:path'
-import type { DuckDBResult, DuckDBValue } from '@duckdb/node-api'
-import { literal, openDuckdb, rowsOf } from './duckdb.js'
+import { type Columns, openDuckdb, rowsOf, streamed } from './duckdb.js'
 import { StateDamagedError } from './errors.js'
+import { literal } from './sources/sql.js'
 import { type Chunk, StageReader } from './stage.js'
 import type { SyncState } from './state/state.js'
-import { type AnyRow, decodeRows, encodeRows } from './values.js'
+import { type AnyRow, decodeRows, decodeTexts, encodeRows } from './values.js'
 
 /** What delivery takes its rows from: the stage in `append`, a plan's items in the keyed modes. */
 export interface Items {
@@ -59,23 +59,23 @@ export async function planItems(state: SyncState): Promise<Items> {
   const staged = freshRows(state)
   const file = join(state.folder, state.plan!.file)
   const select = `select item, record, key, problem, remote_id, doubt, landing from read_parquet(${literal(file)})`
-  let result: DuckDBResult | undefined
+  let stream: AsyncGenerator<Columns> | undefined
   let next = -1
   return {
     async chunkAt(ordinal) {
       if (ordinal >= state.plan!.items) return undefined
-      if (!result || ordinal !== next) {
+      if (!stream || ordinal !== next) {
         // they stand in the file in their order, which DuckDB keeps
-        result = await database.connection.stream(`${select} where item >= ${ordinal}`)
+        void stream?.return(undefined)
+        stream = streamed(database, `${select} where item >= ${ordinal}`)
       }
-      const chunk = await result.fetchChunk()
-      const columns = chunk?.getColumns()
-      next = ordinal + (chunk?.rowCount ?? 0)
-      // a stream that fails half-way just ends; how many items there are is known
-      if (!chunk?.rowCount || Number(columns![0]![0]) !== ordinal || Number(columns![0]!.at(-1)) !== next - 1) {
+      const { value: chunk } = await stream.next()
+      const items = chunk?.columns[0]
+      next = ordinal + (chunk?.count ?? 0)
+      if (!items || Number(items[0]) !== ordinal || Number(items.at(-1)) !== next - 1) {
         throw new StateDamagedError(`state: ${file} cannot be read on from item ${ordinal}`)
       }
-      return toItems(columns!)
+      return toItems(chunk.columns)
     },
     load: oneAtATime(async (ordinals) => {
       const found = await singles.runAndReadAll(`${select} where item in (${ordinals.join()}) order by item`)
@@ -87,7 +87,7 @@ export async function planItems(state: SyncState): Promise<Items> {
         `select stage, record from read_parquet(${literal(file)}) where item = ${ordinal}`,
       )
       // behind a delete there is no row any more
-      if (item!.stage === null) return decodeRows(`[${item!.record}]`, true)[0]!
+      if (item!.stage === null) return decodeTexts([item!.record])[0]!
       return (await staged.pick([Number(item!.stage)]))[0]!
     }),
     async close() {
@@ -97,22 +97,23 @@ export async function planItems(state: SyncState): Promise<Items> {
   }
 }
 
-function toItems([items, records, keys, problems, remoteIds, doubts, landings]: DuckDBValue[][]): ItemChunk {
+function toItems(columns: Columns['columns']): ItemChunk {
+  const [items, records, keys, problems, remoteIds, doubts, landings] = columns
   return {
     first: Number(items![0]),
-    rows: decodeRows(`[${records!.join()}]`, true),
+    rows: decodeTexts(records!),
     planned: {
       keys: keys!.map(optional),
       problems: problems!.map(optional),
       remoteIds: remoteIds!.map(optional),
-      doubts: doubts as boolean[],
+      doubts: doubts!,
       landings: landings!.map((value) => (value === null ? undefined : Number(value))),
     },
   }
 }
 
-function optional(value: DuckDBValue): string | undefined {
-  return value === null ? undefined : (value as string)
+function optional(value: string | null): string | undefined {
+  return value ?? undefined
 }
 
 /** Rows by their staged ordinals, which ascend. */

@@ -1,23 +1,23 @@
 import { hash, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import type { DuckDBConnection, DuckDBValue } from '@duckdb/node-api'
+import type { DuckDBConnection } from '@duckdb/node-api'
 import type { Operation } from './destination.js'
-import { copyTo, countOf, type Duckdb, fill, literal, openDuckdb, rowsOf } from './duckdb.js'
+import { copyTo, countOf, type Duckdb, fill, LineFile, openDuckdb, rowsOf, streamed } from './duckdb.js'
 import { ConfigError } from './errors.js'
-import { pick } from './items.js'
+import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, writeSnapshot } from './snapshot.js'
-import { StageReader } from './stage.js'
-import type { LedgerBatch, PlanCounts, PlanRow, Range, SyncState } from './state/state.js'
-import { type AnyRow, canonical, decodeRows, keyOf, losslessText } from './values.js'
+import { literal } from './sources/sql.js'
+import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
+import { type AnyRow, canonical, decodeTexts, keyOf, losslessText } from './values.js'
 import { messageOf } from './verdict.js'
 
-// What was staged is compared with what the destination has acknowledged by an embedded DuckDB, which spills to disk: keys
-// never have to fit in memory. A fingerprint of the source's row decides first, in SQL; only rows for which it differs are
-// looked at one by one and made into records.
+// What was read is compared with what the destination has acknowledged by an embedded DuckDB, which spills to disk: keys
+// never have to fit in memory. A fingerprint of the source's row, its key included, decides first, in SQL; only rows whose
+// fingerprint the snapshot does not have become objects and are made into records.
 //
-// plan-N.parquet: item · stage (the staged row's ordinal) · key · operation · raw · record · match · problem · remote_id · doubt
-// · landing, in the order of item. A line without item tells that a row changed and its record did not.
+// plan-N.parquet: item · stage (the staged row's ordinal) · key · operation · hi, lo · record · other · problem · remote_id ·
+// doubt · landing · held_by, in the order of item. A line without item tells that a row changed and its record did not.
 
 /** A record that was refused so many times in a row waits until it changes, or until it is sent again by a redrive. */
 const mostTries = 3
@@ -25,8 +25,10 @@ const mostTries = 3
 export interface PlanOptions {
   /** What was delivered, and what is open of it. */
   readonly state: SyncState
-  /** The staged rows to compare, newer ones last; those that are still open in the plan before come by themselves. */
-  readonly inputs: readonly Input[]
+  /** The rows to compare; in a partial read with those that are still open in the plan before. */
+  readonly incoming: Incoming
+  /** Stages rows that are not staged yet, and answers the ordinal of the first; without it, nothing is to be sent. */
+  readonly keep: ((rows: readonly AnyRow[]) => Promise<number>) | undefined
   /** The sync, for errors. */
   readonly where: string
   /** Without one (in `replace`), rows are told apart by what they hold. */
@@ -41,24 +43,16 @@ export interface PlanOptions {
   /** Fields by which the destination finds its object. */
   readonly match: readonly string[]
   readonly make: MakeRecord
-  /** What the records are made by: whatever differs here makes every row a changed one. */
+  /** What the records are made by. */
   readonly version: string
   /** The read showed the whole source: what it does not show again is superseded, and a key twice is an error. */
   readonly complete: boolean
   /** Sends everything, whatever was delivered. */
   readonly full: boolean
-  /** The folder in which memory may spill to disk. */
+  /** A folder into which memory may spill; it is removed in the end. */
   readonly spill: string
   /** Keys that are tried again, however often they were refused; or all. */
   readonly again: ReadonlySet<string> | 'all'
-}
-
-/** Rows that are staged somewhere. */
-export interface Input {
-  readonly stage: SyncState
-  readonly range: Range
-  /** They were staged by an earlier run. */
-  readonly carried: boolean
 }
 
 /** What is to be delivered of a plan; without a single item, none is kept. */
@@ -67,11 +61,13 @@ export type Planned = Pick<PlanRow, 'items' | 'fresh' | 'counts'>
 /** A comparison, before it counts. */
 export interface Comparison {
   readonly counts: PlanCounts
+  /** Rows that were read by this run. */
+  readonly rows: number
   /** Keys that the destination has acknowledged so far, and how many of them would be deleted. */
   readonly known: number
   readonly knownDeletes: number
   /** Keys that are or may be at the destination and are not in the source. */
-  gone(): Promise<number>
+  readonly gone: number
   /** The same for two comparisons that find the same to do. */
   digest(): Promise<string>
   /** Puts the plan in place of the one before, and what that one delivered into the snapshot. */
@@ -82,75 +78,77 @@ export interface Comparison {
 }
 
 /**
- * Compares staged rows with the snapshot. Open items of the plan before are carried over (partial read) or superseded
+ * Compares what was read with the snapshot. Open items of the plan before are carried over (partial read) or superseded
  * (complete read).
  *
  * @throws ConfigError naming keys that occur twice in a complete read.
  */
 export async function compare(options: PlanOptions): Promise<Comparison> {
-  const { state, complete, where, key, deletes, spill } = options
-  const database = await openDuckdb(join(spill, 'spill'))
+  const { state, incoming, operation, deletes, spill, complete } = options
+  const database = await openDuckdb(spill)
   const { connection } = database
   try {
     await loadSnapshot(connection, state)
+    await connection.run(`create view incoming as ${options.key ? incoming.relation : withoutKey(incoming.relation)}`)
     const known = await countOf(connection, 'snapshot where known')
-    await connection.run('create table fresh (input integer, stage bigint, key varchar, raw varchar)')
-    await fill(connection, 'fresh', fingerprints(options))
-    if (!key) {
-      await connection.run(`create or replace table fresh as
-        select * replace (raw || '#' || row_number() over (partition by raw order by input, stage) as key) from fresh`)
-    }
-    if (complete) {
-      if (key) await refuseDuplicates(connection, where, key)
-      // of keys that are gone, nothing is left to know but that they are to be deleted
-      await connection.run(
-        'delete from snapshot where not known and not dirty and key not in (select key from fresh where key is not null)',
-      )
-    }
-    await choose(connection, options)
-    await fill(connection, 'looked_at', madeOf(database, options))
-    await gather(connection, options)
-    if ((await countOf(connection, 'made')) !== (await countOf(connection, 'chosen where not unchanged'))) {
-      throw new Error(`${where}: the comparison of rows was cut short`) // a stream that fails half-way just ends
-    }
-    if (deletes) await fill(connection, 'made', deletesOf(database, options))
-    if (options.operation !== 'replace') await settleOwners(connection, options)
-    const replaces = options.operation === 'replace' && (await differs(connection))
-    const sent = replaces ? `kind <> 'waiting'` : `kind in ('insert', 'update', 'delete')`
-    await connection.run(`
-      create table item as
-        select row_number() over (order by operation = 'delete', input, stage, key) - 1 as item, * from made where ${sent};
-      create table refreshed as select * from made where kind = 'same' and not (${sent})`)
-    const planned: Planned = {
-      items: await countOf(connection, 'item'),
-      fresh: await countOf(connection, 'item where carried'),
-      counts: await countsOf(connection, options, replaces),
-    }
+    await choose(connection, options, known)
+    const lines = new LineFile(join(spill, 'made.lines'))
+    const apart = await writeMade(database, options, lines)
+    const made = await lines.end(madeColumns)
+    await connection.run(
+      `create view row_made as ${decoded(made)}; create table rival (line bigint, key varchar); create table owner (match varchar, key varchar, line bigint)`,
+    )
+    // where every record is found by its own key, no other can have it
+    const contested = apart || (await countOf(connection, 'snapshot where other is not null')) > 0
+    if (operation !== 'replace' && contested) await settleOwners(connection)
+    const gone = new LineFile(join(spill, 'gone.lines'))
+    if (deletes) await writeDeletes(database, options, gone)
+    await connection.run(
+      `create view made as ${await judged(connection, options)} union all ${decoded(await gone.end(madeColumns))}`,
+    )
+    const tallies = await talliesOf(connection)
+    const goneKeys = await countOf(connection, 'gone')
+    const replaces =
+      operation === 'replace' &&
+      (goneKeys > 0 || tallies.some(({ kind, unfit }) => !unfit && (kind === 'insert' || kind === 'update')))
+    const sent = (kind: string): boolean =>
+      replaces ? kind !== 'waiting' : kind === 'insert' || kind === 'update' || kind === 'delete'
+    const items = tallies.filter(({ kind }) => sent(kind))
+    const { counts, rows } = await countsOf(connection, options, tallies, replaces)
+    const planned: Planned = { items: sum(items), fresh: sum(items.filter(({ carried }) => carried)), counts }
+    const isItem = replaces ? `kind <> 'waiting'` : `kind in ('insert', 'update', 'delete')`
+    const asOperation = `case kind when 'delete' then 'delete' else '${operation}' end as operation`
     return {
-      counts: planned.counts,
+      counts,
+      rows,
       known,
-      knownDeletes: await countOf(
-        connection,
-        `made m join snapshot s on m.key = s.key where m.kind = 'delete' and s.known`,
-      ),
-      gone: () => countOf(connection, `(${gone})`),
+      knownDeletes: deletes
+        ? await countOf(connection, `(from made where kind = 'delete') m join gone g on m.key = g.key where g.known`)
+        : 0,
+      gone: complete ? goneKeys : 0,
       async digest() {
         const [found] = await rowsOf<{ digest: string | null }>(
           connection,
-          `select bit_xor(md5_number(concat_ws(chr(31), operation, key, stage is null, record, problem)))::varchar as digest from item`,
+          `select bit_xor(md5_number(concat_ws(chr(31), ${asOperation.replace(' as operation', '')}, key, record, problem)))::varchar as digest
+           from made where ${isItem}`,
         )
         return found!.digest ?? 'nothing'
       },
       async commit() {
-        await commitPlan(connection, options, planned)
+        const refreshed = replaces ? 0 : sum(tallies.filter(({ kind }) => kind === 'same'))
+        const plan = `select row_number() over () - 1 as item, n as stage, key, ${asOperation}, hi, lo, record, other, problem, remote_id, doubt,
+            landing, held_by from (from made where ${isItem})`
+        const refresh = `select null as item, n as stage, key, '${operation}' as operation, hi, lo, null as record, null as other, null as problem,
+            null as remote_id, false as doubt, null as landing, null as held_by from made where kind = 'same' and not (${isItem})`
+        await commitPlan(connection, options, planned, `${plan} union all ${refresh}`, refreshed)
         return planned
       },
       async writeChanges(file) {
         await copyTo(
           connection,
           file,
-          `select i.item, i.operation, i.record, i.problem, case when s.known then s.record end as before
-           from item i left join snapshot s on i.key = s.key order by item`,
+          `select ${asOperation}, m.record, m.problem, case when s.known then s.record end as before
+           from (from made where ${isItem}) m left join suspect s on m.key = s.key order by kind = 'delete', line`,
         )
       },
       close: () => database.close(),
@@ -174,18 +172,16 @@ export interface StoredChange {
 export async function* readChanges(file: string, spill: string): AsyncGenerator<StoredChange> {
   const database = await openDuckdb(spill)
   try {
-    for await (const changes of streamed<{
-      operation: string
-      record: string
-      problem: string | null
-      before: string | null
-    }>(database, `select operation, record, problem, before from read_parquet(${literal(file)}) order by item`)) {
-      for (const { operation, record, problem, before } of changes) {
+    const select = `select operation, record, problem, before from read_parquet(${literal(file)})`
+    for await (const { count, columns } of streamed(database, select)) {
+      const [operations, records, problems, befores] = columns
+      for (let index = 0; index < count; index++) {
+        const before: string | null = befores![index]
         yield {
-          operation: operation as Operation,
-          record: decodeRows(`[${record}]`, true)[0]!,
-          problem: problem ?? undefined,
-          before: before === null ? undefined : decodeRows(`[${before}]`, true)[0],
+          operation: operations![index] as Operation,
+          record: decodeTexts([records![index]])[0]!,
+          problem: problems![index] ?? undefined,
+          before: before === null ? undefined : decodeTexts([before])[0],
         }
       }
     }
@@ -194,274 +190,76 @@ export async function* readChanges(file: string, spill: string): AsyncGenerator<
   }
 }
 
-/** Keys that are or may be at the destination and are not in the source. */
-const gone = `select * from snapshot s where (known or dirty) and key not in (select key from fresh where key is not null)`
+// ---- which rows to look at ---------------------------------------------------------------------------------------
 
-/** Whether a destination that is replaced as a whole would be given anything else than it has. */
-async function differs(connection: DuckDBConnection): Promise<boolean> {
-  const changes = await countOf(connection, `made where kind in ('insert', 'update') and problem is null`)
-  return changes > 0 || (await countOf(connection, `(${gone})`)) > 0
-}
-
-/** Which staged rows to look at: one per key, and only where something may have changed. */
-async function choose(connection: DuckDBConnection, options: PlanOptions): Promise<void> {
-  const { operation, complete, full, inputs } = options
-  const carried = inputs.flatMap((input, index) => (input.carried ? index : []))
-  // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
-  const held = operation === 'insert'
-  const unchanged = operation === 'insert' ? 's.known' : 's.known and not s.dirty and s.raw = c.raw'
-  await connection.run(`
-    create table ranked as
-      select *, input in (${[-1, ...carried].join()}) as carried,
-        ${complete ? 'false' : 'key is not null and row_number() over (partition by key order by input desc, stage desc) > 1'} as older
-      from (from fresh ${complete ? '' : 'union all select -1 as input, stage, key, null as raw from open_item'});
-    create table chosen as
-      select c.input, c.stage, c.key, c.raw, c.carried, o.batch as held_by, coalesce(${full ? 'false' : unchanged}, false) as unchanged
-      from ranked c left join snapshot s on c.key = s.key
-        left join (select key, any_value(batch) as batch from open_item where state = 'unknown' and ${held} group by key) o on c.key = o.key
-      where not older;
-    ${operation === 'replace' ? `update chosen set unchanged = false where exists (from chosen where not unchanged) or exists (${gone});` : ''}
-    create table looked_at (input integer, stage bigint, kind varchar, record varchar, match varchar, problem varchar, raw varchar)`)
-}
-
-/** What is to be done, with all that is known of it. */
-async function gather(connection: DuckDBConnection, { operation }: PlanOptions): Promise<void> {
-  await connection.run(`
-    create table made as
-      select l.input, l.stage, c.key, l.kind, '${operation}' as operation, coalesce(c.raw, l.raw) as raw, l.record,
-        case when l.problem is null then nullif(coalesce(l.match, c.key), '') end as match, l.problem, s.remote_id,
-        coalesce(s.dirty, false) as doubt, s.landing, c.carried, c.held_by
-      from looked_at l join chosen c on l.input = c.input and l.stage = c.stage left join snapshot s on c.key = s.key`)
-}
-
-/** The key and the fingerprint of each staged row. */
-async function* fingerprints({
-  inputs,
-  key,
-  version,
-}: PlanOptions): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  for (const [input, { stage, range }] of inputs.entries()) {
-    const reader = new StageReader(stage)
-    try {
-      const end = range[0] + range[1]
-      for (let ordinal = range[0]; ordinal < end; ) {
-        const { rows } = (await reader.chunkAt(ordinal))!
-        const from = ordinal
-        yield rows
-          .slice(0, end - from)
-          .map((row, index) => [
-            input,
-            BigInt(from + index),
-            (key && keyOf(row, key)) ?? null,
-            fingerprint(version, row),
-          ])
-        ordinal += rows.length
-      }
-    } finally {
-      await reader.close()
-    }
-  }
-}
-
-/** 128 bits: nobody makes two rows that share them by accident. */
-function fingerprint(version: string, value: object): string {
-  return hash('md5', `${version}${canonical(value)}`, 'base64')
-}
-
-interface Chosen {
-  readonly input: number
-  readonly stage: bigint
-  readonly key: string | null
-  readonly has_raw: boolean
-  readonly held: boolean
-  readonly known: boolean
-  readonly dirty: boolean
-  readonly record: string | null
-  readonly tried: string | null
-  readonly tries: number
-}
-
-/** The chosen rows made into records, and what is to be done with each. */
-async function* madeOf(database: Duckdb, options: PlanOptions): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  const { state, inputs, match, make, version, full, again } = options
-  // the open items of the plan before stand in the state's own stage
-  const readers = new Map([
-    [-1, new StageReader(state)],
-    ...inputs.map(({ stage }, input) => [input, new StageReader(stage)] as const),
-  ])
-  try {
-    for await (const chosen of streamed<Chosen>(
-      database,
-      `select c.input, c.stage, c.key, c.raw is not null as has_raw, c.held_by is not null as held,
-         coalesce(s.known, false) as known, coalesce(s.dirty, false) as dirty, s.record, s.tried, coalesce(s.tries, 0) as tries
-       from chosen c left join snapshot s on c.key = s.key where not unchanged order by c.input, c.stage`,
-    )) {
-      const rows: AnyRow[] = []
-      for (const [input, reader] of readers) {
-        const ordinals = chosen.flatMap((one) => (one.input === input ? Number(one.stage) : []))
-        rows.push(...(await pick(reader, ordinals)))
-      }
-      const lines: DuckDBValue[][] = []
-      for (const [index, one] of chosen.entries()) {
-        const row = rows[index]!
-        const making = make(row, one.key ?? undefined)
-        const made = kept(making instanceof Promise ? await making : making)
-        const { problem } = made
-        const text = problem === null ? made.text : losslessText(row)
-        const waits = one.tries >= mostTries && one.tried === triedOf(text, problem) && !triesAgain(again, one.key)
-        const same =
-          problem === null && one.known && !one.dirty && !full && one.record !== null && isSame(one.record, text)
-        // what may have been applied stays an item, for its batch to be told of
-        const kind = same && !one.held ? 'same' : waits && !one.held ? 'waiting' : one.known ? 'update' : 'insert'
-        const matched = problem === null ? (keyOf(made.record, match) ?? '') : ''
-        // null stands for the key's own text, which is there already
-        const other = matched === one.key ? null : matched
-        lines.push([one.input, one.stage, kind, text, other, problem, one.has_raw ? null : fingerprint(version, row)])
-      }
-      yield lines
-    }
-  } finally {
-    for (const reader of readers.values()) await reader.close()
-  }
-}
-
-interface Gone {
-  readonly key: string
-  readonly record: string
-  readonly match: string | null
-  readonly dirty: boolean
-  readonly remote_id: string | null
-  readonly tried: string | null
-  readonly tries: number
-  readonly landing: bigint | null
-}
-
-async function* deletesOf(
-  database: Duckdb,
-  { match, again }: PlanOptions,
-): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  for await (const some of streamed<Gone>(
-    database,
-    `select key, record, match, dirty, remote_id, tried, tries, landing from (${gone}) order by key`,
-  )) {
-    yield some.map((one) => {
-      const [record] = decodeRows(`[${one.record}]`, true)
-      const fields = Object.fromEntries(match.map((field) => [field, record![field]]))
-      const waits = one.tries >= mostTries && one.tried === 'delete' && !triesAgain(again, one.key)
-      return [
-        null,
-        null,
-        one.key,
-        waits ? 'waiting' : 'delete',
-        'delete',
-        null,
-        losslessText(fields),
-        one.match,
-        null,
-        one.remote_id,
-        one.dirty,
-        one.landing,
-        false,
-        null,
-      ]
-    })
-  }
+/** Rows without a key are told apart by what they hold, and equal ones by their number. */
+function withoutKey(relation: string): string {
+  return `select * exclude (copy) replace (concat(hi, '-', lo, '#', copy) as key, xor(hi, (copy - 1)::ubigint) as hi)
+    from (select *, row_number() over (partition by hi, lo order by n) as copy from (${relation}))`
 }
 
 /**
- * One live key for each match value. A row whose record has the match value of another is refused, for which of them the
- * destination should hold is not ours to say; and what another key owns now is not deleted with the key that had it.
+ * Makes of the view `incoming`: `newest`, a row per key; `chosen`, those that may be news to the destination; `suspect`, what
+ * the snapshot knows of their keys, and of keys of which the source may have nothing any more; `gone`, of which it has nothing.
  */
-async function settleOwners(connection: DuckDBConnection, { complete, match }: PlanOptions): Promise<void> {
-  const fields = match.join(', ').replaceAll("'", "''")
+async function choose(connection: DuckDBConnection, options: PlanOptions, known: number): Promise<void> {
+  const { operation, complete, full, where, key } = options
+  const clean = `(select hi, lo from snapshot where known and not dirty)`
+  const unclean = `from snapshot where not (known and not dirty)`
+  const narrow = 'select input, n, carried, key, hi, lo'
+  if (!complete) {
+    await connection.run(`
+      create table ranked as ${narrow}, key is not null and row_number() over (partition by key order by input desc, n desc) > 1 as older from incoming;
+      create view newest as from ranked where not older;
+      create view chosen as from newest ${full ? '' : `anti join ${clean} using (hi, lo)`};
+      create table suspect as from snapshot semi join chosen using (key);
+      create view gone as from snapshot where false`)
+  } else {
+    await connection.run(`create view newest as ${narrow} from incoming`)
+    const compares = known > 0 && !full
+    if (compares) {
+      await connection.run(`
+        create table differing as select f.hi, f.lo, s.hi as gone_hi, s.lo as gone_lo
+          from newest f full join ${clean} s on f.hi = s.hi and f.lo = s.lo where f.hi is null or s.hi is null;
+        create table vanished as select gone_hi as hi, gone_lo as lo from differing where hi is null`)
+    }
+    const any =
+      compares && ((await countOf(connection, 'differing')) > 0 || (await countOf(connection, `(${unclean})`)) > 0)
+    // everything is replaced, or nothing
+    const all = !compares || (operation === 'replace' && any)
+    await connection.run(
+      all
+        ? `create view chosen as from newest; create view suspect as from snapshot`
+        : `create table chosen as from newest semi join differing using (hi, lo);
+           create table suspect as from snapshot semi join vanished using (hi, lo) where known and not dirty union all ${unclean}`,
+    )
+    if (key) await refuseDuplicates(connection, where, key, all)
+    await connection.run(`create table gone as from suspect anti join chosen using (key) where known or dirty`)
+  }
+  // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
+  const inserts = operation === 'insert'
   await connection.run(`
-    create table owner as
-      select match, key, input, stage from made where match is not null and kind in ('insert', 'update', 'same', 'waiting') and operation <> 'delete'
-      union all
-      select match, key, -2 as input, -1 as stage from snapshot
-        where match is not null and (known or dirty) and key not in (select key from made where key is not null)
-          ${complete ? 'and key in (select key from fresh)' : ''};
-    create table rival as
-      select m.input, m.stage, min(o.key) as key from made m join owner o on m.match = o.match and m.key <> o.key and (o.input, o.stage) < (m.input, m.stage)
-      where m.kind in ('insert', 'update') group by m.input, m.stage;
-    update made set problem = 'another row, of the key ' || regexp_replace(r.key, '^i', '') || ', has the same ${fields}' from rival r
-      where made.input = r.input and made.stage = r.stage;
-    delete from made where kind = 'delete' and match in (select match from owner)`)
+    create view held as select key, any_value(batch) as batch from open_item where state = 'unknown' and ${inserts} group by key;
+    create view wanted as from chosen ${inserts && !full ? 'anti join (from suspect where known) using (key)' : ''}`)
 }
 
-async function countsOf(
+/** A complete read has each key once. Whatever is in the snapshot as it is in the source is there once: that leaves few to count. */
+async function refuseDuplicates(
   connection: DuckDBConnection,
-  { version }: PlanOptions,
-  replaces: boolean,
-): Promise<PlanCounts> {
-  const made = (kind: string, where = 'true'): Promise<number> =>
-    countOf(connection, `made where kind = '${kind}' and ${where}`)
-  const unchanged = async (where: string): Promise<number> =>
-    (await countOf(connection, `chosen where unchanged and ${where}`)) +
-    (await countOf(connection, `refreshed where ${where}`))
-  return {
-    insert: await made('insert', 'problem is null'),
-    update: await made('update', 'problem is null'),
-    delete: await made('delete'),
-    unfit: await countOf(connection, 'item where problem is not null'),
-    replaces,
-    unchanged: await unchanged('not carried'),
-    waiting: await made('waiting', `operation <> 'delete' and not carried`),
-    waitingDeletes: await made('waiting', `operation = 'delete'`),
-    superseded: await countOf(connection, 'ranked where older and not carried'),
-    carriedUnchanged: await unchanged('carried'),
-    carriedWaiting: await made('waiting', 'carried'),
-    carriedSuperseded: await countOf(connection, 'ranked where older and carried'),
-    version,
+  where: string,
+  key: readonly string[],
+  all: boolean,
+): Promise<void> {
+  const repeated = (among: string) =>
+    `select key, count(*) as times from ${among} where key is not null group by key having count(*) > 1`
+  const matched = async (): Promise<boolean> => {
+    const rows = (await countOf(connection, 'newest')) - (await countOf(connection, 'chosen'))
+    const clean = await countOf(connection, 'snapshot where known and not dirty')
+    const still = `(from snapshot semi join chosen using (key) where known and not dirty) anti join vanished using (hi, lo)`
+    return rows !== clean - (await countOf(connection, 'vanished')) || (await countOf(connection, still)) > 0
   }
-}
-
-async function commitPlan(connection: DuckDBConnection, options: PlanOptions, planned: Planned): Promise<void> {
-  const { state } = options
-  const through = state.nextOrdinal
-  const name = `${through}-${randomUUID()}.parquet` // a file that the database names is never written again
-  const closed = await closedLetters(connection, options)
-  const snapshot = await writeSnapshot(connection, state, `snapshot-${name}`)
-  if (planned.items === 0 && !planned.counts.replaces && (await countOf(connection, 'refreshed')) === 0) {
-    // nothing to deliver and nothing to learn: the rows are done with
-    return state.swap({ plan: undefined, snapshot, unknown: [], free: state.reads, closed })
-  }
-  const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
-    connection,
-    'select item, held_by as batch from item where held_by is not null order by item',
-  )
-  const plan = { ...planned, file: `plan-${name}`, through }
-  await copyTo(
-    connection,
-    join(state.folder, plan.file),
-    `select item, stage, key, operation, raw, record, match, problem, remote_id, doubt, landing from item
-     union all select null, stage, key, operation, raw, null, null, null, null, false, null from refreshed order by item`,
-  )
-  const unknown = [...state.batches()].flatMap((batch) => {
-    const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
-    return items.length > 0 ? stillUnknown(state, batch, items) : []
-  })
-  await state.swap({ plan, snapshot, unknown, free: [], closed })
-}
-
-/** Keys whose dead letters are of no interest any more: the row is again what was delivered, or it is gone. */
-async function closedLetters(connection: DuckDBConnection, { state, complete }: PlanOptions): Promise<string[]> {
-  await connection.run('create table letter (key varchar)')
-  await fill(connection, 'letter', [[...state.openLetters()].map((key) => [key])])
-  const closed = await rowsOf<{ key: string }>(
-    connection,
-    `select key from letter where key in (select key from chosen where unchanged) or key in (select key from refreshed)
-     ${complete ? `or (key not in (select key from fresh where key is not null) and key not in (select key from made where key is not null))` : ''}`,
-  )
-  return closed.map(({ key }) => key)
-}
-
-async function refuseDuplicates(connection: DuckDBConnection, where: string, key: readonly string[]): Promise<void> {
-  const twice = await rowsOf<{ key: string; times: bigint }>(
-    connection,
-    'select key, count(*) as times from fresh where key is not null group by key having count(*) > 1 order by key limit 5',
-  )
-  if (twice.length === 0) return
+  if ((await countOf(connection, `(${repeated('chosen')})`)) === 0 && (all || !(await matched()))) return
+  const twice = await rowsOf<{ key: string; times: bigint }>(connection, `${repeated('newest')} order by key limit 5`)
   const list = twice.map((row) => `${readableKey(row.key)} (${row.times} times)`).join(', ')
   throw new ConfigError(
     `${where}: rows of the source share a key: ${key.join(', ')} = ${list}. Nothing was sent. Make the query give one row per key, or choose a key that tells rows apart`,
@@ -473,21 +271,322 @@ function readableKey(key: string): string {
   return key.replace(/^i/, '')
 }
 
+// ---- records -----------------------------------------------------------------------------------------------------
+
+/** What is to be done about a row, or about a key that is gone. */
+type Kind = 'insert' | 'update' | 'same' | 'waiting' | 'delete' | 'waiting delete'
+
+const madeColumns = {
+  line: 'bigint',
+  n: 'bigint',
+  carried: 'boolean',
+  kind: 'varchar',
+  key: 'varchar',
+  hi: 'ubigint',
+  lo: 'ubigint',
+  record: 'varchar',
+  other: 'varchar',
+  problem: 'varchar',
+  remote_id: 'varchar',
+  doubt: 'boolean',
+  landing: 'bigint',
+  held_by: 'bigint',
+}
+
+/** A line as {@link madeColumns} says; free text goes as JSON, in which there is neither a tab nor a line break. */
+function madeLine(made: Readonly<Record<keyof typeof madeColumns, unknown>>): string {
+  const { line, n, carried, kind, key, hi, lo, record, other, problem, remote_id, doubt, landing, held_by } = made
+  const free = (text: unknown) => (text === null ? null : JSON.stringify(text))
+  const fields = [
+    line,
+    n,
+    carried,
+    kind,
+    key,
+    hi,
+    lo,
+    record,
+    other,
+    free(problem),
+    free(remote_id),
+    doubt,
+    landing,
+    held_by,
+  ]
+  let text = ''
+  for (let index = 0; index < fields.length; index++) text += `${index === 0 ? '' : '\t'}${fields[index] ?? '\\N'}`
+  return text
+}
+
+function decoded(relation: string): string {
+  return `select * replace (json_extract_string(problem, '$') as problem, json_extract_string(remote_id, '$') as remote_id) from ${relation}`
+}
+
+/** Makes records of the rows that are wanted, and decides about each. Answers whether a record is found by anything but its row's key. */
+async function writeMade(database: Duckdb, options: PlanOptions, lines: LineFile): Promise<boolean> {
+  const { incoming, keep, match, make, full, again } = options
+  const { staged } = incoming
+  let line = 0
+  let apart = false
+  for await (const { count, columns } of streamed(database, await wantedRows(database.connection, incoming))) {
+    const [ns, carried, keys, his, los, knowns, dirties, befores, trieds, tries, remoteIds, landings, held] = columns
+    const rows = incoming.rows(columns.slice(13), count)
+    const first = staged ? undefined : await keep?.(rows)
+    for (let index = 0; index < count; index++) {
+      const row = rows[index]!
+      const key: string | null = keys![index]
+      const making = make(row, key ?? undefined)
+      const made = kept(making instanceof Promise ? await making : making)
+      const { problem } = made
+      const text = problem === null ? made.text : losslessText(row)
+      const isKnown = knowns![index] === true
+      const isDirty = dirties![index] === true
+      const before: string | null = befores![index]
+      const isHeld = held![index] !== null
+      const waits = tries![index] >= mostTries && trieds![index] === triedOf(text, problem) && !triesAgain(again, key)
+      const same = problem === null && isKnown && !isDirty && !full && before !== null && isSame(before, text)
+      // what may have been applied stays an item, for its batch to be told of
+      const kind: Kind = same && !isHeld ? 'same' : waits && !isHeld ? 'waiting' : isKnown ? 'update' : 'insert'
+      const matched = problem === null && match.length > 0 ? keyOf(made.record, match) : undefined
+      // none stands for the key's own text, which is there already
+      const other = problem === null && match.length > 0 && matched !== key ? (matched ?? '') : null
+      if (other !== null) apart = true
+      const written = lines.add(
+        madeLine({
+          line: line++,
+          n: ns![index] ?? (first === undefined ? null : first + index),
+          carried: carried![index],
+          kind,
+          key,
+          hi: his![index],
+          lo: los![index],
+          record: text,
+          other,
+          problem,
+          remote_id: remoteIds![index],
+          doubt: isDirty,
+          landing: landings![index],
+          held_by: held![index],
+        }),
+      )
+      if (written) await written
+    }
+  }
+  return apart
+}
+
+/** The rows that are wanted in their order, and what is known of their keys. */
+async function wantedRows(connection: DuckDBConnection, { payload, place, staged }: Incoming): Promise<string> {
+  const known = ['known', 'dirty', 'record', 'tried', 'tries', 'remote_id', 'landing'].map((column) => `s.${column}`)
+  const select = `select i.n, i.carried, i.key, i.hi, i.lo, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
+  if ((await countOf(connection, 'snapshot')) + (await countOf(connection, 'open_item')) === 0) {
+    // the first load: they come in their order, and need not be sorted
+    return `${select} from incoming i left join suspect s on false left join held h on false`
+  }
+  const wanted = staged ? 'i.input = w.input and i.n = w.n' : 'i.hi = w.hi and i.lo = w.lo'
+  return `${select} from (select *, ${place} as place from incoming) i semi join wanted w on ${wanted}
+    left join suspect s on i.key = s.key left join held h on i.key = h.key order by i.place`
+}
+
+/** Decides about keys that are gone; not those whose object another key owns now. */
+async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lines: LineFile): Promise<void> {
+  let line = 0
+  for await (const { count, columns } of streamed(
+    database,
+    `select key, record, other, dirty, remote_id, tried, tries, landing from gone anti join owner using (match) order by key`,
+  )) {
+    const [keys, records, others, dirties, remoteIds, trieds, tries, landings] = columns
+    const delivered = decodeTexts(records!)
+    for (let index = 0; index < count; index++) {
+      const fields = Object.fromEntries(match.map((field) => [field, delivered[index]![field]]))
+      const waits = tries![index] >= mostTries && trieds![index] === 'delete' && !triesAgain(again, keys![index])
+      const written = lines.add(
+        madeLine({
+          line: line++,
+          n: null,
+          carried: false,
+          kind: waits ? ('waiting delete' satisfies Kind) : ('delete' satisfies Kind),
+          key: keys![index],
+          hi: null,
+          lo: null,
+          record: losslessText(fields),
+          other: others![index],
+          problem: null,
+          remote_id: remoteIds![index],
+          doubt: dirties![index],
+          landing: landings![index],
+          held_by: null,
+        }),
+      )
+      if (written) await written
+    }
+  }
+}
+
+/**
+ * One live key for each match value. A row whose record has the match value of another is refused, for which of them the
+ * destination should hold is not ours to say; and what another key owns now is not deleted with the key that had it.
+ */
+async function settleOwners(connection: DuckDBConnection): Promise<void> {
+  const own = `select coalesce(other, key) as match, key, line from row_made where problem is null and kind in ('insert', 'update', 'same', 'waiting')`
+  await connection.run(`
+    insert into owner ${own} and key is not null and other is distinct from '';
+    insert into owner select match, key, -1 from snapshot
+      where (known or dirty) and (match in (select match from owner) or match in (select match from gone))
+        and key not in (select key from row_made where key is not null) and key not in (select key from gone);
+    insert into rival select m.line, any_value(o.key) as key from owner m join owner o on m.match = o.match and m.key <> o.key and o.line < m.line
+      where m.line >= 0 group by m.line`)
+}
+
+/** What was made of the rows, with those refused that have the match value of another. */
+async function judged(connection: DuckDBConnection, { match }: PlanOptions): Promise<string> {
+  if ((await countOf(connection, 'rival')) === 0) return 'from row_made'
+  const problem = `'another row, of the key ' || regexp_replace(r.key, '^i', '') || ', has the same ${match.join(', ').replaceAll("'", "''")}'`
+  return `select m.* replace (case when r.key is not null and m.kind in ('insert', 'update') then ${problem} else m.problem end as problem)
+    from row_made m left join rival r on m.line = r.line`
+}
+
+// ---- accounts ----------------------------------------------------------------------------------------------------
+
+interface Tallied {
+  readonly kind: string
+  readonly carried: boolean
+  /** Of these rows no record can be made. */
+  readonly unfit: boolean
+  readonly count: number
+}
+
+async function talliesOf(connection: DuckDBConnection): Promise<Tallied[]> {
+  const rows = await rowsOf<Omit<Tallied, 'count'> & { count: bigint }>(
+    connection,
+    'select kind, carried, problem is not null as unfit, count(*) as count from made group by all',
+  )
+  return rows.map((row) => ({ ...row, count: Number(row.count) }))
+}
+
+function sum(tallies: readonly Tallied[]): number {
+  return tallies.reduce((total, { count }) => total + count, 0)
+}
+
+async function countsOf(
+  connection: DuckDBConnection,
+  { version, complete }: PlanOptions,
+  tallies: readonly Tallied[],
+  replaces: boolean,
+): Promise<{ counts: PlanCounts; rows: number }> {
+  const of = (kind: Kind, where: Partial<Tallied> = {}): number =>
+    sum(
+      tallies.filter(
+        (one) =>
+          one.kind === kind && Object.entries(where).every(([name, value]) => one[name as keyof Tallied] === value),
+      ),
+    )
+  const read = async (carried: boolean): Promise<{ rows: number; older: number }> => {
+    if (complete) return { rows: carried ? 0 : await countOf(connection, 'newest'), older: 0 }
+    const rows = await countOf(connection, `ranked where carried = ${carried}`)
+    return { rows, older: await countOf(connection, `ranked where older and carried = ${carried}`) }
+  }
+  const [fresh, carried] = [await read(false), await read(true)]
+  // not looked at, or looked at and found to be the same
+  const unchanged = ({ rows, older }: typeof fresh, isCarried: boolean): number => {
+    const looked = sum(tallies.filter((one) => one.carried === isCarried && !isDelete(one.kind)))
+    return rows - older - looked + (replaces ? 0 : of('same', { carried: isCarried }))
+  }
+  const items = (kind: string): boolean => kind === 'insert' || kind === 'update' || (replaces && kind === 'same')
+  return {
+    rows: fresh.rows,
+    counts: {
+      insert: of('insert', { unfit: false }),
+      update: of('update', { unfit: false }),
+      delete: of('delete'),
+      unfit: sum(tallies.filter(({ kind, unfit }) => unfit && items(kind))),
+      replaces,
+      unchanged: unchanged(fresh, false),
+      waiting: of('waiting', { carried: false }),
+      waitingDeletes: of('waiting delete'),
+      superseded: fresh.older,
+      carriedUnchanged: unchanged(carried, true),
+      carriedWaiting: of('waiting', { carried: true }),
+      carriedSuperseded: carried.older,
+      version,
+    },
+  }
+}
+
+function isDelete(kind: string): boolean {
+  return kind === 'delete' || kind === 'waiting delete'
+}
+
+// ---- the plan in place of the one before --------------------------------------------------------------------------
+
+async function commitPlan(
+  connection: DuckDBConnection,
+  options: PlanOptions,
+  planned: Planned,
+  select: string,
+  refreshed: number,
+): Promise<void> {
+  const { state, complete } = options
+  const through = state.nextOrdinal
+  const name = `${through}-${randomUUID()}.parquet` // a file that the database names is never written again
+  const closed = await closedLetters(connection, options)
+  // of keys that are gone, nothing is left to know but that they are to be deleted
+  const forgotten = `suspect anti join chosen using (key) where not known and not dirty`
+  const forgets = complete && (await countOf(connection, forgotten)) > 0
+  if (forgets) await connection.run(`create table forgotten as select key from ${forgotten}`)
+  const snapshot = await writeSnapshot(connection, state, name, forgets)
+  if (planned.items === 0 && !planned.counts.replaces && refreshed === 0) {
+    // nothing to deliver and nothing to learn: the rows are done with
+    return state.swap({ plan: undefined, snapshot, unknown: [], free: state.reads, closed })
+  }
+  const plan = { ...planned, file: `plan-${name}`, through }
+  const file = join(state.folder, plan.file)
+  await copyTo(connection, file, select)
+  const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
+    connection,
+    `select item, held_by as batch from read_parquet(${literal(file)}) where held_by is not null order by item`,
+  )
+  const unknown = [...state.batches()].flatMap((batch) => {
+    const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
+    return items.length > 0 ? stillUnknown(state, batch, items) : []
+  })
+  await state.swap({ plan, snapshot, unknown, free: [], closed })
+}
+
+/** Keys whose dead letters are of no interest any more: the row is again what was delivered, or it is gone. */
+async function closedLetters(connection: DuckDBConnection, { state, complete }: PlanOptions): Promise<string[]> {
+  const letters = [...state.openLetters()]
+  if (letters.length === 0) return []
+  await connection.run('create table letter (key varchar)')
+  await fill(connection, 'letter', [letters.map((key) => [key])])
+  const closed = await rowsOf<{ key: string }>(
+    connection,
+    `select key from letter where key not in (select key from made where key is not null and kind <> 'same')
+     ${complete ? '' : 'and key in (select key from newest where key is not null)'}`,
+  )
+  return closed.map(({ key }) => key)
+}
+
 /** Whether two records say the same, as they are kept. */
 function isSame(one: string, other: string): boolean {
-  return one === other || canonical(decodeRows(`[${one}]`, true)) === canonical(decodeRows(`[${other}]`, true))
+  return one === other || canonical(decodeTexts([one])[0]) === canonical(decodeTexts([other])[0])
 }
 
 type Kept = { readonly problem: null; readonly record: AnyRow; readonly text: string } | { readonly problem: string }
 
 /** A record as the plan keeps it. */
 function kept(made: object | Unfit): Kept {
-  if (made instanceof Unfit) return made
+  if (made instanceof Unfit) return { problem: wellFormed(made.problem) }
   try {
     return { problem: null, record: made, text: losslessText(made) }
   } catch (error) {
-    return { problem: `the record ${messageOf(error)}` }
+    return { problem: `the record ${wellFormed(messageOf(error))}` }
   }
+}
+
+/** Half of a surrogate pair alone is no text to a database. */
+function wellFormed(text: string): string {
+  return Buffer.from(text).toString()
 }
 
 function triesAgain(again: PlanOptions['again'], key: string | null): boolean {
@@ -502,15 +601,4 @@ function triedOf(text: string, problem: string | null): string {
 /** The batch that stands in the new plan for those rows of an old one whose fate is open, and which are not simply sent again. */
 function stillUnknown(state: SyncState, old: LedgerBatch, items: readonly number[]): LedgerBatch {
   return { ...old, id: state.newBatch(), ranges: items.map((item) => [item, 1]), resumed: false, resent: false }
-}
-
-/** The rows of a query, some at a time, while other queries go on. */
-async function* streamed<Row>(database: Duckdb, sql: string): AsyncGenerator<readonly Row[]> {
-  const connection = await database.connect()
-  const result = await connection.stream(sql)
-  for (;;) {
-    const chunk = await result.fetchChunk()
-    if (!chunk?.rowCount) return
-    yield chunk.getRowObjects(result.deduplicatedColumnNames()) as Row[]
-  }
 }

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Operation } from './destination.js'
 import { ConfigError } from './errors.js'
+import { bulk, type Incoming, staged } from './incoming.js'
 import { compare, readChanges, type StoredChange } from './plan.js'
 import { Reader } from './read.js'
 import { Unfit } from './record.js'
@@ -63,9 +64,9 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
     const stage = await scratch.open(name, identity)
     const state = await kept?.look(name, identity)
     try {
-      await read(definition, stage, state ?? stage, signal)
+      const incoming = await read(definition, stage, state ?? stage, signal, join(own, 'spill'))
       if (mode === 'append') return previewOfAppend(definition, stage)
-      return await previewOfKeyed(definition, stage, state ?? stage, own)
+      return await previewOfKeyed(definition, incoming, state ?? stage, own)
     } finally {
       await state?.close()
       await stage.close()
@@ -79,13 +80,23 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
 async function read(
   definition: SyncDefinition,
   stage: SyncState,
-  earlier: SyncState,
+  state: SyncState,
   stop: AbortSignal,
-): Promise<void> {
-  const reader = new Reader({ ...definition, state: stage, earlier, stop, brokenOff: undefined })
-  await reader.read(undefined)
-  if (!reader.whole)
-    throw new ConfigError(`${definition.name}: the plan was stopped before the source was read to its end`)
+  spill: string,
+): Promise<Incoming> {
+  const { name, mode, version } = definition
+  const complete = showsAll(definition)
+  const compares = mode !== 'append'
+  const reader = new Reader({ ...definition, state: stage, earlier: state, stop, compares, brokenOff: undefined })
+  const atOnce = compares && complete ? await reader.readAtOnce(spill, version) : undefined
+  if (!reader.over) await reader.read(undefined)
+  if (!reader.whole) throw new ConfigError(`${name}: the plan was stopped before the source was read to its end`)
+  if (atOnce) return bulk(atOnce)
+  const fresh = { stage, from: 0, fresh: 0, open: false }
+  // what earlier runs staged and did not plan, where it is not the stage itself
+  const from = state.plan?.through ?? state.reads[0]?.first ?? state.nextOrdinal
+  const before = { stage: state, from, fresh: state.nextOrdinal, open: true }
+  return staged(complete || state === stage ? [fresh] : [before, fresh], version)
 }
 
 /** Every row that is read is sent. */
@@ -126,42 +137,35 @@ function previewOfAppend(definition: SyncDefinition, stage: SyncState): Plan {
 
 async function previewOfKeyed(
   definition: SyncDefinition,
-  stage: SyncState,
+  incoming: Incoming,
   state: SyncState,
   own: string,
 ): Promise<Plan> {
-  const complete = showsAll(definition)
   const how = comparisonOf(definition)
-  const planned = state.plan?.through ?? state.reads[0]?.first ?? state.nextOrdinal
   const comparison = await compare({
     ...how,
     state,
-    inputs: [
-      // what earlier runs staged and did not plan, where it is not the stage itself
-      ...(complete || state === stage
-        ? []
-        : [{ stage: state, range: [planned, state.nextOrdinal - planned] as const, carried: true }]),
-      { stage, range: [0, stage.nextOrdinal], carried: false },
-    ],
-    complete,
+    incoming,
+    keep: undefined,
+    complete: showsAll(definition),
     full: false,
-    spill: own,
+    spill: join(own, 'spill'),
     again: new Set(),
   })
   try {
     const file = join(own, 'changes.parquet')
     await comparison.writeChanges(file)
-    const { counts } = comparison
+    const { counts, rows } = comparison
     return {
       sync: definition.name,
-      rows: stage.nextOrdinal,
+      rows,
       insert: counts.insert,
       update: counts.update,
-      delete: definition.mode === 'replace' ? await comparison.gone() : counts.delete,
-      unchanged: stage.nextOrdinal - counts.insert - counts.update - counts.unfit - counts.waiting,
+      delete: definition.mode === 'replace' ? comparison.gone : counts.delete,
+      unchanged: rows - counts.insert - counts.update - counts.unfit - counts.waiting,
       unfit: counts.unfit,
       waiting: counts.waiting + counts.waitingDeletes,
-      stopped: guard(definition, comparison, stage.nextOrdinal),
+      stopped: guard(definition, comparison),
       digest: await comparison.digest(),
       changes: {
         async *[Symbol.asyncIterator]() {

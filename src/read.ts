@@ -1,11 +1,12 @@
+import { mkdir } from 'node:fs/promises'
 import { redact } from './config.js'
 import { Cursor, type CursorOptions } from './cursor.js'
 import { ConfigError, SourceError, SpillwayError } from './errors.js'
 import { createHttp } from './http.js'
 import type { Log } from './log.js'
 import { onAbort } from './pace.js'
-import type { SourceDefinition } from './source.js'
-import { PrefixDigest, StageReader, StageWriter } from './stage.js'
+import type { Bulk, Reading, SourceDefinition } from './source.js'
+import { type Keyed, PrefixDigest, StageReader, StageWriter } from './stage.js'
 import type { ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow, Column } from './values.js'
 import { messageOf } from './verdict.js'
@@ -16,6 +17,8 @@ export interface ReaderOptions {
   readonly source: SourceDefinition
   readonly key: readonly string[] | undefined
   readonly cursor: CursorOptions | undefined
+  /** Rows are to be compared. */
+  readonly compares: boolean
   readonly log: Log
   /** Where rows are staged. */
   readonly state: SyncState
@@ -37,6 +40,8 @@ export class Reader {
   #whole = false
   #over = false
   #question: string | undefined
+  /** Takes what matters of a source that was read at once. */
+  #kept: StageWriter | undefined
   #waiting: (() => void)[] = []
 
   constructor(options: ReaderOptions) {
@@ -65,7 +70,7 @@ export class Reader {
 
   /** Reads the source into the stage. `before`: an earlier read, which is continued if it broke off. */
   async read(before: ReadRow | undefined): Promise<void> {
-    const { name, source, cursor: follow, log, state, stop, brokenOff } = this.#options
+    const { name, source, cursor: follow, state, stop, brokenOff } = this.#options
     let writer: StageWriter | undefined
     let timer: NodeJS.Timeout | undefined
     try {
@@ -76,15 +81,12 @@ export class Reader {
         return
       }
       const cursor = follow && (await this.#openCursor(follow))
-      const http = createHttp({ actor: source.name, signal: stop, timeout: 60_000, retryReads: { budget: 300_000 } })
-      const describe = (columns: readonly Column[]): void => this.#describe(columns)
-      const reading = { since: cursor?.since, cursor: follow?.column, signal: stop, http, log, describe }
-      const everything = untilAborted(source.read(reading), stop)
+      const everything = untilAborted(source.read(this.#reading(cursor?.since)), stop)
       const rows = broken ? await this.#skip(broken, everything) : everything
       if (!rows) return
       if (broken) await state.resumeRead(broken)
       const read = broken ?? (await state.beginRead(source.repeatable && !follow))
-      writer = new StageWriter(state, read, name, () => this.#grew())
+      writer = new StageWriter(state, read, name, () => this.#grew(), this.#keyed)
       const open = writer
       // rows of a slow source become durable, and can be delivered, without waiting for a full group
       timer = setInterval(() => open.flush().catch(() => {}), patience) // the next add, or end, meets the error
@@ -98,16 +100,65 @@ export class Reader {
     } catch (error) {
       // the first error counts; a read that could not be ended counts as broken off when the next run starts
       await writer?.end('broken').catch(() => {})
-      if (error instanceof SpillwayError) throw error
-      throw new SourceError(
-        `${name}: the source ${source.name} broke off: ${redact(messageOf(error))}. What it gave before is kept; run again to go on`,
-        { cause: error },
-      )
+      throw this.#brokenOff(error, 'What it gave before is kept; run again to go on')
     } finally {
       clearInterval(timer)
       this.#over = true
       this.#grew()
     }
+  }
+
+  /**
+   * Reads the source at once, where it can do that, and the rows are not to be staged before they are compared: those that
+   * matter are to be handed to {@link keep} then.
+   */
+  async readAtOnce(folder: string, version: string): Promise<Bulk | undefined> {
+    const { source, key, cursor, stop, log, name } = this.#options
+    if (!source.bulk || !key || cursor) return undefined
+    try {
+      await mkdir(folder, { recursive: true })
+      const bulk = await source.bulk({ ...this.#reading(undefined), folder, key, version })
+      if (!bulk) log.debug(`${name}: ${source.name} is read row by row`)
+      this.#whole = bulk !== undefined
+      this.#over = this.#whole
+      return bulk
+    } catch (error) {
+      this.#over = true
+      if (stop.aborted) return undefined
+      throw this.#brokenOff(error, 'Nothing was sent; run again')
+    }
+  }
+
+  /** Stages rows of a source that was read at once, until {@link seal}. Answers the ordinal of the first. */
+  async keep(rows: readonly object[]): Promise<number> {
+    const { state, name } = this.#options
+    this.#kept ??= new StageWriter(state, await state.beginRead(true), name, () => this.#grew(), this.#keyed)
+    const first = this.#kept.next
+    await this.#kept.add(rows)
+    return first
+  }
+
+  /** Every row that matters is staged. */
+  async seal(): Promise<void> {
+    await this.#kept?.end('sealed')
+  }
+
+  get #keyed(): Keyed | undefined {
+    return this.#options.compares ? { key: this.#options.key } : undefined
+  }
+
+  #reading(since: Reading['since']): Reading {
+    const { source, cursor, stop: signal, log } = this.#options
+    const http = createHttp({ actor: source.name, signal, timeout: 60_000, retryReads: { budget: 300_000 } })
+    return { since, cursor: cursor?.column, signal, http, log, describe: (columns) => this.#describe(columns) }
+  }
+
+  #brokenOff(error: unknown, next: string): unknown {
+    if (error instanceof SpillwayError) return error
+    const { name, source } = this.#options
+    return new SourceError(`${name}: the source ${source.name} broke off: ${redact(messageOf(error))}. ${next}`, {
+      cause: error,
+    })
   }
 
   #describe(columns: readonly Column[]): void {
@@ -168,7 +219,8 @@ export class Reader {
   async stageLetters(letters: readonly StoredLetter[]): Promise<void> {
     const { name, state } = this.#options
     // those that are not staged yet when it breaks off are still dead letters
-    const writer = new StageWriter(state, await state.beginRead(false, 'sealed'), name, () => this.#grew())
+    const read = await state.beginRead(false, 'sealed')
+    const writer = new StageWriter(state, read, name, () => this.#grew(), this.#keyed)
     try {
       for (const { row, id } of letters) await writer.add([row], undefined, [id])
       await writer.end('sealed')

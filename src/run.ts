@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { join } from 'node:path'
 import { none, type Outcomes, outcomes, plus, since, type Tally } from './account.js'
 import type { Stretch } from './batch.js'
 import { redact, resolveConfig } from './config.js'
@@ -7,6 +8,7 @@ import { Delivery } from './deliver.js'
 import type { Definition } from './destination.js'
 import type { Ceiling } from './duration.js'
 import { ConfigError, GuardError } from './errors.js'
+import { bulk, type Incoming, staged } from './incoming.js'
 import { planItems, stageItems } from './items.js'
 import type { Log } from './log.js'
 import { onAbort, Pace } from './pace.js'
@@ -223,6 +225,8 @@ class Running {
   #after: Tally | undefined
   /** Rows that an earlier run staged and never planned. */
   readonly #unplanned: number
+  /** Rows that were read and found to be unchanged before anything had to be staged. */
+  #unstaged = 0
   #plan: Planned | undefined
   #planned: 'complete' | 'partial' | undefined
   readonly #adopts: boolean
@@ -279,6 +283,7 @@ class Running {
       earlier: state,
       // with an error the run ends at once; a destination that is merely down does not keep rows from being staged
       stop: AbortSignal.any([limits.stop, this.#delivery.failed]),
+      compares: definition.mode !== 'append',
       brokenOff: options.brokenOff,
     })
   }
@@ -391,11 +396,26 @@ class Running {
     await this.#resumeKeyed(complete)
     // without a letter to send again nothing is read, and what is not read is not gone
     if (this.#over() || letters?.length === 0) return
+    const atOnce = complete ? await this.#reader.readAtOnce(this.#spill, this.#definition.version) : undefined
+    if (this.#over()) return
+    if (atOnce) return this.#planAndDeliver(true, again, bulk(atOnce))
     const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)
     if (complete) await reading
     else await reading.catch(() => {}) // what it gave is delivered before the error is told
-    if (!this.#over()) await this.#planAndDeliver(complete, again)
+    if (!this.#over()) await this.#planAndDeliver(complete, again, this.#staged(complete))
     await reading
+  }
+
+  /** What this run has staged; in a partial read, what earlier ones left open too. */
+  #staged(complete: boolean): Incoming {
+    const state = this.#state
+    const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
+    return staged([{ stage: state, from, fresh: this.#freshFrom, open: !complete }], this.#definition.version)
+  }
+
+  /** Where comparing spills to disk; it is gone when the comparison is. */
+  get #spill(): string {
+    return join(this.#state.folder, 'spill')
   }
 
   /** Resolves and finishes what earlier runs left, as far as it need not wait for a new plan. */
@@ -421,28 +441,25 @@ class Running {
     this.#after = state.tally(0, plan.items)
   }
 
-  async #planAndDeliver(complete: boolean, again: ReadonlySet<string>): Promise<void> {
+  async #planAndDeliver(complete: boolean, again: ReadonlySet<string>, incoming: Incoming): Promise<void> {
     const state = this.#state
-    const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
     const comparison = await compare({
       ...comparisonOf(this.#definition),
       // what is gone from the source is no concern of who takes it for delivered
       deletes: this.#definition.mode === 'mirror' && complete && !this.#adopts,
       state,
-      inputs: [
-        { stage: state, range: [from, this.#freshFrom - from], carried: true },
-        { stage: state, range: [this.#freshFrom, state.nextOrdinal - this.#freshFrom], carried: false },
-      ],
+      incoming,
+      keep: (rows) => this.#reader.keep(rows),
       complete,
       full: this.#options.full ?? false,
-      spill: state.folder,
+      spill: this.#spill,
       again: this.#adopts ? 'all' : again,
     })
+    await this.#reader.seal()
+    // of what was read at once, only what may be news was staged
+    this.#unstaged = incoming.staged ? 0 : comparison.rows - (state.nextOrdinal - this.#freshFrom)
     try {
-      const reason =
-        this.#options.allowDeletes || this.#adopts
-          ? undefined
-          : guard(this.#definition, comparison, state.nextOrdinal - this.#freshFrom)
+      const reason = this.#options.allowDeletes || this.#adopts ? undefined : guard(this.#definition, comparison)
       if (reason) throw new GuardError(`${this.#definition.name}: ${reason}`)
       const { plan } = this.#options
       if (plan && plan.digest !== (await comparison.digest())) {
@@ -529,7 +546,7 @@ class Running {
   /** What became of every row: of those this run read, and of those it found open. */
   counts(): Outcomes & Pick<Run, 'deletes' | 'resumed' | 'resent'> {
     const state = this.#state
-    const rows = state.nextOrdinal - this.#freshFrom
+    const rows = state.nextOrdinal - this.#freshFrom + this.#unstaged
     const before = this.#before
     if (this.#definition.mode === 'append') {
       const old = state.tally(this.#oldest, this.#freshFrom)
@@ -647,8 +664,7 @@ export function comparisonOf(
 /** Why a run must not begin that would delete more than was meant. */
 export function guard(
   { mode, deleteCeiling }: SyncDefinition,
-  { known, knownDeletes }: Comparison,
-  rows: number,
+  { known, knownDeletes, rows }: Comparison,
 ): string | undefined {
   if ((mode !== 'mirror' && mode !== 'replace') || known === 0) return undefined
   const goOn = 'nothing was sent. If that is meant, run with allowDeletes (--allow-deletes)'

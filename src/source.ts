@@ -42,6 +42,31 @@ export interface SourceDefinition {
   /** Whether rows come in the order of the cursor column. */
   readonly ordered: boolean
   read(reading: Reading): AsyncIterable<readonly object[]>
+  /**
+   * Brings all rows to where DuckDB can compare them, without making objects of them; `undefined`: that cannot be done, and they
+   * are to be read one by one.
+   */
+  readonly bulk?: ((reading: BulkReading) => Promise<Bulk | undefined>) | undefined
+}
+
+/** What a source is given to read everything at once. */
+export interface BulkReading extends Reading {
+  /** For its files, which are removed when the comparison is done. */
+  readonly folder: string
+  readonly key: readonly string[]
+  /** What fingerprints must differ by. */
+  readonly version: string
+}
+
+/** Rows that DuckDB reads from files. */
+export interface Bulk {
+  /** A select: `key` (the canonical text, or null), `hi` and `lo` (the fingerprint), and the columns of `payload`. */
+  readonly relation: string
+  readonly payload: readonly string[]
+  /** By which rows are in their order. */
+  readonly place: string
+  /** The rows of a chunk of payload, column by column. */
+  rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
 }
 
 /** Where rows come from, with transforms that are applied before anything is staged. Made by {@link source} and the bundled sources. */
@@ -88,9 +113,10 @@ export function createSource<R extends object>(options: {
   /** Rows come in the order of the cursor column, when a cursor is given. @default false */
   ordered?: boolean
   read(reading: Reading): AsyncIterable<readonly R[]>
+  bulk?: SourceDefinition['bulk']
 }): Source<R> {
-  const { name, ordered = false, read } = options
-  return make({ name, ordered, repeatable: true, read }) as unknown as Source<R>
+  const { name, ordered = false, read, bulk } = options
+  return make({ name, ordered, repeatable: true, read, bulk }) as unknown as Source<R>
 }
 
 /** How to read anything that may stand as `from`; a {@link ConfigError} naming `where` when it cannot be read. */
@@ -197,10 +223,12 @@ function* asBatches(item: object, where: string): Generator<readonly object[]> {
 type Change = (rows: readonly AnyRow[], reading: Reading) => readonly object[]
 
 function make(base: SourceDefinition): Source<AnyRow> {
+  // what changes rows needs them as objects
+  const asObjects = { ...base, bulk: undefined }
   /** A source whose arrays of rows are changed by `change`, made anew for each read. */
   const derived = (begin: () => Change): Source<AnyRow> =>
     make({
-      ...base,
+      ...asObjects,
       async *read(reading) {
         const change = begin()
         for await (const rows of base.read({ ...reading, describe: () => {} })) {
@@ -217,7 +245,7 @@ function make(base: SourceDefinition): Source<AnyRow> {
       derived(() => (rows) => rows.flatMap((row) => [...change(row)])) as never,
     filter: (keep: (row: AnyRow) => unknown) =>
       make({
-        ...base,
+        ...asObjects,
         async *read(reading) {
           for await (const rows of base.read(reading)) {
             const kept = rows.filter(keep)
@@ -227,7 +255,7 @@ function make(base: SourceDefinition): Source<AnyRow> {
       }),
     limit: (count) =>
       make({
-        ...base,
+        ...asObjects,
         async *read(reading) {
           let left = count
           if (left <= 0) return
@@ -240,7 +268,7 @@ function make(base: SourceDefinition): Source<AnyRow> {
       }),
     enrich: (add, options = {}) =>
       make({
-        ...base,
+        ...asObjects,
         read: (reading) => enriched(base.read({ ...reading, describe: () => {} }), add as never, reading, options),
       }) as never,
     async *[Symbol.asyncIterator]() {

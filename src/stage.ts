@@ -6,15 +6,25 @@ import { SourceError, StateDamagedError } from './errors.js'
 import { explained } from './state/database.js'
 import { checkpoint, syncToDisk } from './state/files.js'
 import type { CursorStep, ReadRow, SegmentRow, SyncState } from './state/state.js'
-import { type AnyRow, decodeRows, encodeRows, losslessText, RowError } from './values.js'
+import { type AnyRow, decodeRows, decodeTexts, encodeRows, keyOf, losslessText, RowError } from './values.js'
 
-// A segment is a sequence of frames; a frame is a header and a JSON array of rows:
-//   payload bytes (u32) · rows (u32) · CRC-32 of the payload (u32) · flags (u32)
-const headerBytes = 16
+// A segment is a sequence of frames; a frame is a line that says what follows, and its rows:
+//   -1 ⇥ rows, bytes, CRC-32 and flags of the payload ⇥
+// In `append` the payload is a JSON array of rows. In the keyed modes it is a line for each row, which DuckDB reads without us
+// (see `lineColumns`):
+//   ordinal ⇥ canonical text of the key, or \N ⇥ the row's lossless text
+const headerBytes = 34
 /** Rows hold tagged values. */
 const taggedFlag = 1
 /** The payload is ASCII, which is read faster than UTF-8 at large. */
 const asciiFlag = 2
+/** The payload is lines. */
+const linesFlag = 4
+
+/** What DuckDB finds in a segment of lines; headers have an ordinal of -1. */
+export const lineColumns = { n: 'bigint', key: 'varchar', line: 'varchar' }
+/** Stands for a null in lines: no JSON text looks like it. */
+export const noKey = '\\N'
 
 /** Bytes in one frame, about: V8 makes and frees a string of this length much faster than one of more than 128 kB. */
 const frameBytes = 64 * 1024
@@ -45,6 +55,9 @@ export class StageWriter {
   readonly #where: string
   readonly #grown: () => void
   readonly #read: ReadRow
+  readonly #keyed: Keyed | undefined
+  /** The ordinal of the next row. */
+  #next: number
   #segment: SegmentRow | undefined
   #file: FileHandle | undefined
   /** Rows not yet in a frame, frames not yet written. */
@@ -56,19 +69,30 @@ export class StageWriter {
   /** What is being written, and will be filled when it is. */
   #written = Buffer.allocUnsafeSlow(bufferBytes)
   #rows = 0
+  #longest = 0
   #step: CursorStep | undefined
   #letters: number[] = []
   /** Rows encoded so far, in this read and before it broke off. */
   #total: number
   #writing: Promise<void> = Promise.resolve()
 
-  /** `grown` is called whenever more rows are staged; `where` names the sync in errors. */
-  constructor(state: SyncState, read: ReadRow, where: string, grown: () => void) {
+  /**
+   * `grown` is called whenever more rows are staged; `where` names the sync in errors; rows that are to be compared are
+   * `keyed`.
+   */
+  constructor(state: SyncState, read: ReadRow, where: string, grown: () => void, keyed: Keyed | undefined) {
     this.#state = state
     this.#read = read
     this.#where = where
     this.#grown = grown
+    this.#keyed = keyed
+    this.#next = state.nextOrdinal
     this.#total = read.rows
+  }
+
+  /** The ordinal of the row that is added next. */
+  get next(): number {
+    return this.#next + this.#loose.length
   }
 
   /**
@@ -98,12 +122,14 @@ export class StageWriter {
     const group = {
       frames: this.#frames.subarray(0, this.#bytes),
       rows: this.#rows,
+      longest: this.#longest,
       step: this.#step,
       letters: this.#letters,
     }
     ;[this.#frames, this.#written] = [this.#written, this.#frames]
     this.#bytes = 0
     this.#rows = 0
+    this.#longest = 0
     this.#step = undefined
     this.#letters = []
     this.#writing = this.#write(group)
@@ -134,19 +160,32 @@ export class StageWriter {
   }
 
   #encodeFrame(rows: readonly object[]): void {
-    const { text, tagged } = encode(rows, this.#where, this.#total)
+    const { text, tagged } = this.#keyed ? this.#lines(rows, this.#keyed) : encode(rows, this.#where, this.#total)
     this.#makeRoom(text)
     const header = this.#bytes
     const payload = header + headerBytes
     const bytes = this.#frames.write(text, payload)
     this.#bytes = payload + bytes
-    this.#frames.writeUInt32LE(bytes, header)
-    this.#frames.writeUInt32LE(rows.length, header + 4)
-    this.#frames.writeUInt32LE(crc32(this.#frames.subarray(payload, this.#bytes)), header + 8)
-    this.#frames.writeUInt32LE((tagged ? taggedFlag : 0) | (bytes === text.length ? asciiFlag : 0), header + 12)
+    const flags = (tagged ? taggedFlag : 0) | (bytes === text.length ? asciiFlag : 0) | (this.#keyed ? linesFlag : 0)
+    const digest = crc32(this.#frames.subarray(payload, this.#bytes))
+    const counts = `${pad(rows.length, 7)} ${pad(bytes, 10)} ${digest.toString(16).padStart(8, '0')} ${flags}`
+    this.#frames.write(`-1\t${counts}\t\n`, header, 'latin1')
     this.#rows += rows.length
+    this.#next += rows.length
     this.#total += rows.length
     this.#frameRows = Math.max(1, Math.min(frameRows, Math.floor((frameBytes * rows.length) / bytes)))
+  }
+
+  #lines(rows: readonly object[], { key }: Keyed): { text: string; tagged: boolean } {
+    let text = ''
+    for (let index = 0; index < rows.length; index++) {
+      const row = rows[index] as AnyRow
+      const own = encode([row], this.#where, this.#total + index).text.slice(1, -1)
+      const line = `${this.#next + index}\t${(key && keyOf(row, key)) ?? noKey}\t${own}\n`
+      this.#longest = Math.max(this.#longest, line.length * 3)
+      text += line
+    }
+    return { text, tagged: false }
   }
 
   /** So that a frame with this text fits. */
@@ -161,7 +200,7 @@ export class StageWriter {
     this.#frames = larger
   }
 
-  async #write({ frames, rows, step, letters }: Group): Promise<void> {
+  async #write({ frames, rows, longest, step, letters }: Group): Promise<void> {
     if (!this.#segment || this.#segment.bytes >= segmentBytes) {
       await this.#file?.close()
       this.#segment = await this.#state.beginSegment(this.#read)
@@ -178,7 +217,12 @@ export class StageWriter {
       throw explained(error, join(this.#state.folder, this.#segment.file))
     }
     checkpoint('stage synced')
-    this.#segment = { ...this.#segment, rows: this.#segment.rows + rows, bytes: this.#segment.bytes + frames.length }
+    this.#segment = {
+      ...this.#segment,
+      rows: this.#segment.rows + rows,
+      bytes: this.#segment.bytes + frames.length,
+      longest: Math.max(this.#segment.longest, longest),
+    }
     await this.#state.staged(this.#segment, step, letters)
     this.#grown()
   }
@@ -187,8 +231,18 @@ export class StageWriter {
 type Group = {
   readonly frames: Buffer
   readonly rows: number
+  readonly longest: number
   readonly step: CursorStep | undefined
   readonly letters: readonly number[]
+}
+
+/** How rows that are to be compared are told apart: by these columns, or by all that they hold. */
+export interface Keyed {
+  readonly key: readonly string[] | undefined
+}
+
+function pad(count: number, digits: number): string {
+  return String(count).padStart(digits, '0')
 }
 
 /** Rows as text; an error that names the sync and the row's place in the read. */
@@ -208,6 +262,12 @@ function encode(rows: readonly object[], where: string, before: number): { text:
       },
     )
   }
+}
+
+function decodeLines(text: string): AnyRow[] {
+  const lines = text.split('\n')
+  lines.pop() // behind the last line break
+  return decodeTexts(lines.map((line) => line.slice(line.indexOf('\t', line.indexOf('\t') + 1) + 1)))
 }
 
 /** Reads staged rows back, in order, from an ordinal on. */
@@ -242,18 +302,18 @@ export class StageReader {
     this.#places.set(segment.id, places)
     for (let place = places.findLast(({ first }) => first <= ordinal)!; ; ) {
       const { offset, first } = place
-      const header = await this.#bytes(segment, offset, headerBytes)
-      const bytes = header.readUInt32LE(0)
-      const rows = header.readUInt32LE(4)
-      const digest = header.readUInt32LE(8)
-      const flags = header.readUInt32LE(12)
+      const header = (await this.#bytes(segment, offset, headerBytes)).toString('latin1')
+      const found = /^-1\t(\d{7}) (\d{10}) ([0-9a-f]{8}) (\d)\t\n$/.exec(header)
+      if (!found) throw this.#damaged(segment, offset)
+      const [rows, bytes, digest, flags] = [Number(found[1]), Number(found[2]), found[3], Number(found[4])]
       const next = { offset: offset + headerBytes + bytes, first: first + rows }
       if (place === places.at(-1)) places.push(next)
       if (ordinal < next.first) {
         const payload = await this.#bytes(segment, offset + headerBytes, bytes)
-        if (crc32(payload) !== digest) throw this.#damaged(segment, offset)
+        if (crc32(payload) !== Number.parseInt(digest!, 16)) throw this.#damaged(segment, offset)
         const text = payload.toString(flags & asciiFlag ? 'latin1' : 'utf8')
-        return { first, rows: decodeRows(text, (flags & taggedFlag) !== 0) }
+        const decoded = flags & linesFlag ? decodeLines(text) : decodeRows(text, (flags & taggedFlag) !== 0)
+        return { first, rows: decoded }
       }
       place = next
     }

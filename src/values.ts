@@ -93,9 +93,15 @@ export function decodeRows(text: string, tagged: boolean): AnyRow[] {
   return tagged ? (rows.map(decodeObject) as AnyRow[]) : rows
 }
 
-/** One row as text that no other row has, whatever rows it came with. Slower than {@link encodeRows}. */
+/** One row as text that no other row has, whatever rows it came with; without a raw tab or line break. */
 export function losslessText(row: object): string {
-  return JSON.stringify(encodeObject(row, 0))
+  return JSON.stringify(isPlainObject(row, 0) ? row : encodeObject(row, 0))
+}
+
+/** The rows of these lossless texts. */
+export function decodeTexts(texts: readonly string[]): AnyRow[] {
+  const array = `[${texts.join()}]`
+  return decodeRows(array, array.includes(`"${tag}"`))
 }
 
 /** A row that cannot be kept, by its place in the array given. */
@@ -110,6 +116,7 @@ export class RowError extends TypeError {
 
 function isPlainObject(row: object, index: number): boolean {
   for (const column in row) {
+    if (column === tag) return false
     const value = (row as AnyRow)[column]
     switch (typeof value) {
       case 'string':
@@ -136,6 +143,7 @@ function isPlainNested(value: object): boolean {
   const prototype = Object.getPrototypeOf(value)
   if (prototype !== Object.prototype && prototype !== Array.prototype && prototype !== null) return false
   for (const key in value) {
+    if (key === tag) return false
     const inner = (value as AnyRow)[key]
     if (inner === null || typeof inner === 'string' || typeof inner === 'boolean') continue
     if (typeof inner === 'number' && inner - inner === 0 && (inner !== 0 || 1 / inner > 0)) continue
@@ -245,7 +253,7 @@ export function describe(value: unknown): string {
 export function canonical(value: unknown): string {
   switch (typeof value) {
     case 'string':
-      return JSON.stringify(value)
+      return quotedText(value)
     case 'number':
       return Number.isInteger(value) ? `i${BigInt(value)}` : `d${value}`
     case 'bigint':
@@ -269,6 +277,13 @@ export function canonical(value: unknown): string {
     if (inner !== undefined) text += `${text === '' ? '' : ','}${prefix}${canonical(inner)}`
   }
   return `{${text}}`
+}
+
+/** JSON to the letter as DuckDB's `to_json` writes it, which finds the same keys in SQL: with `\u001B` where JavaScript says `\u001b`. */
+function quotedText(text: string): string {
+  const json = JSON.stringify(text)
+  if (json.length === text.length + 2) return json
+  return json.replace(/\\(?:u00([0-9a-f]{2})|.)/g, (one, hex) => (hex ? `\\u00${hex.toUpperCase()}` : one))
 }
 
 /** Keys in order, each with the text before its value. Rows come by the thousand with the same keys: they are sorted once. */

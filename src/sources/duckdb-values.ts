@@ -17,7 +17,7 @@ import { type AnyRow, type ColumnType, Instant } from '../values.js'
 import { parseJson } from './sql.js'
 
 /** The values in the first `count` places of a vector. */
-type ReadVector = (vector: Vector, count: number) => unknown[]
+export type ReadVector = (vector: Vector, count: number) => unknown[]
 
 /** What a column of DuckDB becomes. */
 export interface Converter {
@@ -31,16 +31,34 @@ export function rowsOf(
   columns: readonly (Converter & { readonly name: string })[],
   blank: AnyRow,
 ): AnyRow[] {
+  return assembled(
+    columns.map(({ read }, index) => columnOf(chunk, index, read)),
+    columns,
+    blank,
+    chunk.rowCount,
+  )
+}
+
+/** Values by columns as rows, each a filled copy of `blank`. */
+export function assembled(
+  values: readonly (readonly unknown[])[],
+  columns: readonly { readonly name: string }[],
+  blank: AnyRow,
+  count: number,
+): AnyRow[] {
   const rows: AnyRow[] = []
-  for (let left = chunk.rowCount; left > 0; left--) rows.push({ ...blank })
-  // Vectors are views of memory that goes when `chunk` is collected: asking it for its columns each time holds it until
-  // the last of them was read.
-  for (let index = 0; index < chunk.columnCount; index++) {
-    const { name, read } = columns[index]!
-    const values = read(bindings.data_chunk_get_vector(chunk.chunk, index), rows.length)
-    for (let row = 0; row < rows.length; row++) rows[row]![name] = values[row]
+  for (let left = count; left > 0; left--) rows.push({ ...blank })
+  for (const [index, { name }] of columns.entries()) {
+    const column = values[index]!
+    for (let row = 0; row < count; row++) rows[row]![name] = column[row]
   }
   return rows
+}
+
+/** The values of one column of a chunk. */
+export function columnOf(chunk: DuckDBDataChunk, index: number, read: ReadVector): unknown[] {
+  // A vector is a view of memory that goes when `chunk` is collected: asking it for the column each time holds it until then.
+  return read(bindings.data_chunk_get_vector(chunk.chunk, index), chunk.rowCount)
 }
 
 /** How to read a column of this type. Vectors are laid out as https://duckdb.org/docs/stable/clients/c/vector says. */

@@ -5,15 +5,18 @@ import {
   type DuckDBConnection,
   type DuckDBDataChunk,
   DuckDBInstance,
+  type DuckDBLogicalType,
+  type DuckDBPreparedStatement,
   type DuckDBResult,
+  DuckDBTypeId,
   StatementType,
 } from '@duckdb/node-api'
 import { SourceError, SpillwayError } from '../errors.js'
 import type { Out, Schema } from '../schema.js'
-import { createSource, type Reading, type Source } from '../source.js'
+import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
-import { converter, rowsOf } from './duckdb-values.js'
-import { blankRow, conforming, cursorText, quoted, statement, windowed } from './sql.js'
+import { assembled, converter, rowsOf } from './duckdb-values.js'
+import { blankRow, conforming, cursorText, fingerprinted, literal, quoted, statement, windowed } from './sql.js'
 
 /** What {@link duckdb} reads. */
 export interface DuckDBOptions {
@@ -56,14 +59,7 @@ export function duckdb({ path, query, record }: DuckDBOptions & { readonly recor
     ordered: true,
     async *read(reading) {
       const { signal } = reading
-      signal.throwIfAborted()
-      const { connection, close } = await open(path)
-      let again: NodeJS.Timeout | undefined
-      const interrupt = () => {
-        connection.interrupt()
-        again = setInterval(() => connection.interrupt(), 50) // one that comes just before a query begins is not heard
-      }
-      signal.addEventListener('abort', interrupt)
+      const { connection, close } = await open(path, signal)
       try {
         let before = 0
         for await (const rows of chunks(connection, text, reading)) {
@@ -72,18 +68,60 @@ export function duckdb({ path, query, record }: DuckDBOptions & { readonly recor
           before += rows.length
         }
       } catch (error) {
-        signal.throwIfAborted()
-        throw error instanceof SpillwayError ? error : new SourceError(`${actor}: ${reasonIn(error)}`)
+        throw explained(error, signal)
       } finally {
-        signal.removeEventListener('abort', interrupt)
-        clearInterval(again)
         close()
       }
     },
+    bulk: record ? undefined : (reading) => bulk(path, text, reading),
   })
 }
 
-async function open(path: string | undefined): Promise<{ connection: DuckDBConnection; close(): void }> {
+/** Everything that the query gives, in a Parquet file. */
+async function bulk(path: string | undefined, query: string, reading: BulkReading): Promise<Bulk | undefined> {
+  const { folder, key, version, signal } = reading
+  const { connection, close } = await open(path, signal)
+  try {
+    await connection.run("set TimeZone = 'UTC'")
+    await prepare(connection, query)
+    const none = await connection.run(`from (\n${query}\n) as source limit 0`)
+    const names = none.columnNames()
+    const types = names.map((_, index) => none.columnLogicalType(index))
+    const blank = blankRow(names, actor)
+    const columns = names.map((name, index) => ({ name, ...converter(types[index]!) }))
+    const shape = types.map((type, index) => [names[index], String(type)])
+    reading.describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
+    const whole = types.map((type, index) => distinctText(type, `c${index}`))
+    const parts = key.map((column) => keyText(types[names.indexOf(column)]!, `c${names.indexOf(column)}`))
+    if (whole.includes(undefined) || parts.includes(undefined)) return undefined
+    const payload = names.map((_, index) => `c${index}`)
+    const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
+    // text and its length, so that no other row has the same text
+    const all = fingerprinted(renamed, `concat_ws(chr(31), ${whole.join()})`, version + JSON.stringify(shape))
+    const file = join(folder, 'incoming.parquet')
+    signal.throwIfAborted()
+    await connection.run(
+      `copy (select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})) to ${literal(file)} (format parquet, compression lz4_raw)`,
+    )
+    return {
+      relation: `from read_parquet(${literal(file)}, file_row_number = true)`,
+      payload,
+      place: 'file_row_number',
+      rows: (values, count) => assembled(values, columns, blank, count),
+    }
+  } catch (error) {
+    throw explained(error, signal)
+  } finally {
+    close()
+  }
+}
+
+/** Opens a database, whose queries end with the signal. */
+async function open(
+  path: string | undefined,
+  signal: AbortSignal,
+): Promise<{ connection: DuckDBConnection; close(): void }> {
+  signal.throwIfAborted()
   // two processes that spill into one folder, as DuckDB's default may be, would overwrite each other's files
   const settings = { temp_directory: join(tmpdir(), `spillway-duckdb-${randomUUID()}`) }
   const instance = await (path === undefined
@@ -92,7 +130,15 @@ async function open(path: string | undefined): Promise<{ connection: DuckDBConne
         throw unopened(path, error)
       }))
   const connection = await instance.connect()
+  let again: NodeJS.Timeout | undefined
+  const interrupt = () => {
+    connection.interrupt()
+    again = setInterval(() => connection.interrupt(), 50) // one that comes just before a query begins is not heard
+  }
+  signal.addEventListener('abort', interrupt)
   const close = () => {
+    signal.removeEventListener('abort', interrupt)
+    clearInterval(again)
     connection.closeSync()
     instance.closeSync()
   }
@@ -120,12 +166,7 @@ async function* chunks(connection: DuckDBConnection, query: string, reading: Rea
 
 async function start(connection: DuckDBConnection, query: string, reading: Reading): Promise<DuckDBResult> {
   const { cursor, since, signal } = reading
-  const all = await connection.prepare(query)
-  if (all.statementType !== StatementType.SELECT) {
-    throw new SourceError(
-      `${actor}: the query is no select (but ${StatementType[all.statementType]}); a source only reads`,
-    )
-  }
+  const all = await prepare(connection, query)
   let prepared = all
   if (cursor !== undefined) {
     const names = Array.from({ length: all.columnCount }, (_, index) => all.columnName(index))
@@ -143,6 +184,16 @@ async function start(connection: DuckDBConnection, query: string, reading: Readi
   return prepared.stream()
 }
 
+async function prepare(connection: DuckDBConnection, query: string): Promise<DuckDBPreparedStatement> {
+  const prepared = await connection.prepare(query)
+  if (prepared.statementType !== StatementType.SELECT) {
+    throw new SourceError(
+      `${actor}: the query is no select (but ${StatementType[prepared.statementType]}); a source only reads`,
+    )
+  }
+  return prepared
+}
+
 /** Ends a result early. One that is not read to its end keeps the file locked against writers, even when all else is closed. */
 async function end(connection: DuckDBConnection, result: DuckDBResult): Promise<void> {
   let chunk: DuckDBDataChunk | null
@@ -150,6 +201,59 @@ async function end(connection: DuckDBConnection, result: DuckDBResult): Promise<
     connection.interrupt()
     chunk = await result.fetchChunk()
   } while (chunk?.rowCount)
+}
+
+// ---- rows that are compared where they are ---------------------------------------------------------------------
+
+const whole: ReadonlySet<DuckDBTypeId> = new Set([
+  DuckDBTypeId.TINYINT,
+  DuckDBTypeId.SMALLINT,
+  DuckDBTypeId.INTEGER,
+  DuckDBTypeId.BIGINT,
+  DuckDBTypeId.UTINYINT,
+  DuckDBTypeId.USMALLINT,
+  DuckDBTypeId.UINTEGER,
+  DuckDBTypeId.UBIGINT,
+])
+/** Their text tells any two values apart, and holds no separator. */
+const plain: ReadonlySet<DuckDBTypeId> = new Set([
+  ...whole,
+  DuckDBTypeId.BOOLEAN,
+  DuckDBTypeId.FLOAT,
+  DuckDBTypeId.DOUBLE,
+  DuckDBTypeId.DECIMAL,
+  DuckDBTypeId.DATE,
+  DuckDBTypeId.TIME,
+  DuckDBTypeId.TIMESTAMP,
+  DuckDBTypeId.TIMESTAMP_S,
+  DuckDBTypeId.TIMESTAMP_MS,
+  DuckDBTypeId.TIMESTAMP_NS,
+  DuckDBTypeId.TIMESTAMP_TZ,
+  DuckDBTypeId.UUID,
+])
+
+/**
+ * A text in SQL that two values share only when they are the same; `undefined` for types of which that is not known, or that
+ * Parquet does not keep: those of 128 bits become doubles in it.
+ */
+function distinctText({ typeId }: DuckDBLogicalType, column: string): string | undefined {
+  const text = plain.has(typeId)
+    ? `${column}::varchar`
+    : typeId === DuckDBTypeId.BLOB
+      ? `hex(${column})`
+      : typeId === DuckDBTypeId.VARCHAR || typeId === DuckDBTypeId.ENUM
+        ? `concat(strlen(${column}::varchar), ':', ${column}::varchar)`
+        : undefined
+  return text && `case when ${column} is null then '-' else ${text} end`
+}
+
+/** The canonical text of a key's column in SQL, as `keyOf` makes it of the value; `undefined` for other types. */
+function keyText({ typeId, alias }: DuckDBLogicalType, column: string): string | undefined {
+  if (whole.has(typeId)) return `'i' || ${column}`
+  if (typeId === DuckDBTypeId.BOOLEAN) return `case ${column} when true then 't' when false then 'f' end`
+  if (typeId === DuckDBTypeId.VARCHAR && alias !== 'JSON') return `to_json(${column})::varchar`
+  const isText = [DuckDBTypeId.ENUM, DuckDBTypeId.UUID, DuckDBTypeId.DATE, DuckDBTypeId.DECIMAL].includes(typeId)
+  return isText ? `to_json(${column}::varchar)::varchar` : undefined
 }
 
 // ---- errors ----------------------------------------------------------------------------------------------------
@@ -179,6 +283,11 @@ async function reasonOf(connection: DuckDBConnection, query: string): Promise<st
   } catch (error) {
     return reasonIn(error)
   }
+}
+
+function explained(error: unknown, signal: AbortSignal): unknown {
+  signal.throwIfAborted()
+  return error instanceof SpillwayError ? error : new SourceError(`${actor}: ${reasonIn(error)}`)
 }
 
 /** What DuckDB has against a query, without the values that it quotes from the data. */

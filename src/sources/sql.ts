@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import { ConfigError, SourceError } from '../errors.js'
 import { type Schema, validate } from '../schema.js'
 import type { CursorValue } from '../source.js'
@@ -48,6 +49,23 @@ export function blankRow(names: readonly string[], actor: string): AnyRow {
     row[name] = null
   }
   return { ...row } // an object made without a prototype is slow to copy
+}
+
+/**
+ * A relation of DuckDB with the fingerprint of `text` beside its columns: 128 bits, as `hi` and `lo`. Nobody makes two texts
+ * that share them by accident, and where `salt` differs, so do the fingerprints. MD5 and not DuckDB's own `hash`, whose values
+ * change with its versions; two halves, because DuckDB writes wider integers to Parquet as doubles.
+ */
+export function fingerprinted(relation: string, text: string, salt: string): string {
+  const digest = hash('md5', salt)
+  const half = (bits: string, of: string) => `xor((${bits})::ubigint, ${BigInt(`0x${of}`)}::ubigint)`
+  return `select * exclude (md5), ${half('md5 >> 64', digest.slice(0, 16))} as hi, ${half('md5 & 18446744073709551615::uhugeint', digest.slice(16))} as lo
+    from (select *, md5_number(${text}) as md5 from (${relation}))`
+}
+
+/** A text in SQL. */
+export function literal(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`
 }
 
 /**

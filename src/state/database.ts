@@ -25,14 +25,17 @@ const migrations = [
   ) without rowid;
   create table segment (
     sync integer not null, id integer not null, read integer not null, file text not null, first integer not null,
-    rows integer not null, bytes integer not null, primary key (sync, id)
+    rows integer not null, bytes integer not null, longest integer not null, primary key (sync, id)
   ) without rowid;
   create table seen (sync integer not null, hash text not null, at any, count integer not null, primary key (sync, hash)) without rowid;
   create table plan (
     sync integer primary key, id integer not null, file text not null, bytes integer not null, digest text not null,
     items integer not null, fresh integer not null, through integer not null, counts text not null
   );
-  create table snapshot (sync integer primary key, file text not null, bytes integer not null, digest text not null, rows integer not null);
+  create table snapshot (
+    sync integer not null, part text not null, file text not null, bytes integer not null, digest text not null, rows integer not null,
+    primary key (sync, part)
+  ) without rowid;
   create table batch (
     sync integer not null, id integer not null, operation text not null, ranges text not null, first integer not null, past integer not null, rows integer not null, state text not null,
     attempt integer not null, doubt integer not null, idempotency_key text not null, digest text, sent_at integer not null, first_sent_at integer not null,

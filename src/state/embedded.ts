@@ -18,6 +18,7 @@ import type {
   RunRow,
   SegmentRow,
   Settled,
+  SnapshotFile,
   SnapshotRow,
   State,
   StatusRow,
@@ -229,7 +230,7 @@ class EmbeddedSync implements SyncState {
   #interrupted = false
   #cursor: Position | undefined
   #plan: (PlanRow & Filed) | undefined
-  #snapshot: (SnapshotRow & Filed) | undefined
+  #snapshot: { readonly base: FiledSnapshot | undefined; readonly recent: FiledSnapshot | undefined }
 
   constructor(database: Database, sync: StoredSync, folder: string, release: () => void) {
     this.folder = folder
@@ -247,7 +248,7 @@ class EmbeddedSync implements SyncState {
       )
       .map((read) => ({ ...read, complete: read.complete === 1 }))
     this.#segments = database.all<SegmentRow>(
-      'select id, read, file, first, rows, bytes from segment where sync = ? order by id',
+      'select id, read, file, first, rows, bytes, longest from segment where sync = ? order by id',
       sync.id,
     )
     const plan = database.get<Omit<PlanRow, 'counts'> & Filed & { counts: string }>(
@@ -255,7 +256,9 @@ class EmbeddedSync implements SyncState {
       sync.id,
     )
     this.#plan = plan && { ...plan, counts: JSON.parse(plan.counts) as PlanRow['counts'] }
-    this.#snapshot = database.get<SnapshotRow & Filed>('select * from snapshot where sync = ?', sync.id)
+    const part = (name: string): FiledSnapshot | undefined =>
+      database.get<FiledSnapshot>('select * from snapshot where sync = ? and part = ?', sync.id, name)
+    this.#snapshot = { base: part('base'), recent: part('recent') }
     this.#nextBatch =
       (database.get<{ n: number | null }>('select max(id) as n from batch where sync = ?', sync.id)?.n ?? 0) + 1
   }
@@ -267,7 +270,7 @@ class EmbeddedSync implements SyncState {
       const size = existsSync(path) ? (await stat(path)).size : 0
       if (size < bytes) throw this.#damaged(path, `holds ${size} of ${bytes} bytes (${rows} staged rows)`)
     }
-    for (const filed of [this.#plan, this.#snapshot]) {
+    for (const filed of [this.#plan, this.#snapshot.base, this.#snapshot.recent]) {
       if (!filed) continue
       const path = join(this.folder, filed.file)
       if (!existsSync(path)) throw this.#damaged(path, 'is missing')
@@ -281,7 +284,8 @@ class EmbeddedSync implements SyncState {
   async recover(): Promise<void> {
     await this.check()
     for (const { file, bytes } of this.#segments) await truncate(join(this.folder, file), bytes)
-    const named = new Set([...this.#segments, this.#plan, this.#snapshot].map((filed) => filed?.file))
+    const { base, recent } = this.#snapshot
+    const named = new Set([...this.#segments, this.#plan, base, recent].map((filed) => filed?.file))
     for (const file of await readdir(this.folder)) {
       if (!named.has(file)) await rm(join(this.folder, file), { recursive: true, force: true })
     }
@@ -406,6 +410,7 @@ class EmbeddedSync implements SyncState {
       first: this.#nextOrdinal,
       rows: 0,
       bytes: 0,
+      longest: 0,
     }
     this.#segments.push(segment)
     return segment
@@ -417,7 +422,8 @@ class EmbeddedSync implements SyncState {
     await this.#database.commit(() => {
       this.#saveSerial()
       this.#database.run(
-        'insert into segment (sync, id, read, file, first, rows, bytes) values (?, ?, ?, ?, ?, ?, ?) on conflict do update set rows = excluded.rows, bytes = excluded.bytes',
+        `insert into segment (sync, id, read, file, first, rows, bytes, longest) values (?, ?, ?, ?, ?, ?, ?, ?)
+         on conflict do update set rows = excluded.rows, bytes = excluded.bytes, longest = excluded.longest`,
         this.#sync,
         segment.id,
         segment.read,
@@ -425,6 +431,7 @@ class EmbeddedSync implements SyncState {
         segment.first,
         segment.rows,
         segment.bytes,
+        segment.longest,
       )
       this.#database.run('update read set rows = rows + ? where sync = ? and id = ?', added, this.#sync, segment.read)
       this.#database.run('update sync set next_ordinal = next_ordinal + ? where id = ?', added, this.#sync)
@@ -472,17 +479,22 @@ class EmbeddedSync implements SyncState {
     return this.#plan
   }
 
-  get snapshot(): SnapshotRow | undefined {
+  get snapshot(): SnapshotRow {
     return this.#snapshot
   }
 
   async swap(change: Parameters<SyncState['swap']>[0]): Promise<void> {
-    const filed = async <T extends { readonly file: string }>(row: T | undefined): Promise<(T & Filed) | undefined> =>
-      row && { ...row, ...(await fingerprint(join(this.folder, row.file))) }
-    const old = [this.#plan?.file, this.#snapshot?.file]
-    const plan = await filed(change.plan && { ...change.plan, id: this.#takeSerial() })
-    const same = change.snapshot && change.snapshot.file === this.#snapshot?.file
-    const snapshot = same ? this.#snapshot : await filed(change.snapshot)
+    const known = [this.#snapshot.base, this.#snapshot.recent]
+    const filed = async <T extends { readonly file: string }>(row: T): Promise<T & Filed> => ({
+      ...row,
+      ...(await fingerprint(join(this.folder, row.file))),
+    })
+    // a file that stays was written once, and is not read again to be known again
+    const kept = async (part: SnapshotFile | undefined): Promise<FiledSnapshot | undefined> =>
+      part && (known.find((one) => one?.file === part.file) ?? filed(part))
+    const old = [this.#plan, ...known]
+    const plan = change.plan && (await filed({ ...change.plan, id: this.#takeSerial() }))
+    const snapshot = { base: await kept(change.snapshot.base), recent: await kept(change.snapshot.recent) }
     await this.#database.commit(() => {
       this.#saveSerial()
       for (const table of ['batch', 'plan', 'snapshot'])
@@ -501,14 +513,17 @@ class EmbeddedSync implements SyncState {
           JSON.stringify(plan.counts),
         )
       }
-      if (snapshot) {
+      for (const part of ['base', 'recent'] as const) {
+        const file = snapshot[part]
+        if (!file) continue
         this.#database.run(
-          'insert into snapshot (sync, file, bytes, digest, rows) values (?, ?, ?, ?, ?)',
+          'insert into snapshot (sync, part, file, bytes, digest, rows) values (?, ?, ?, ?, ?, ?)',
           this.#sync,
-          snapshot.file,
-          snapshot.bytes,
-          snapshot.digest,
-          snapshot.rows,
+          part,
+          file.file,
+          file.bytes,
+          file.digest,
+          file.rows,
         )
       }
       for (const batch of change.unknown) this.#saveBatch(batch)
@@ -518,9 +533,8 @@ class EmbeddedSync implements SyncState {
     this.#plan = plan
     this.#snapshot = snapshot
     await this.#removeSegments(change.free)
-    for (const file of old) {
-      if (file && file !== plan?.file && file !== snapshot?.file) await rm(join(this.folder, file), { force: true })
-    }
+    const named = new Set([plan, snapshot.base, snapshot.recent].map((one) => one?.file))
+    for (const one of old) if (one && !named.has(one.file)) await rm(join(this.folder, one.file), { force: true })
   }
 
   // ---- batches
@@ -725,6 +739,7 @@ class EmbeddedSync implements SyncState {
 // ---- as stored -----------------------------------------------------------------------------------------------------
 
 type Filed = { readonly bytes: number; readonly digest: string }
+type FiledSnapshot = SnapshotFile & Filed
 type StoredSync = {
   id: number
   nonce: string

@@ -75,6 +75,8 @@ export interface SegmentRow {
   readonly first: number
   readonly rows: number
   readonly bytes: number
+  /** No line in it has more bytes. */
+  readonly longest: number
 }
 
 /** How far a cursor column was read. */
@@ -123,10 +125,18 @@ export interface PlanCounts {
   readonly version: string
 }
 
-/** The keys that the destination has acknowledged. */
-export interface SnapshotRow {
+/** A file of keys of which something is known. */
+export interface SnapshotFile {
   readonly file: string
   readonly rows: number
+}
+
+/** What the destination has acknowledged, per key. */
+export interface SnapshotRow {
+  /** All keys, as of some time. */
+  readonly base: SnapshotFile | undefined
+  /** Those of which more was learnt since. */
+  readonly recent: SnapshotFile | undefined
 }
 
 /** One line of the history. */
@@ -210,11 +220,11 @@ export interface SyncState {
 
   // plans
   readonly plan: PlanRow | undefined
-  readonly snapshot: SnapshotRow | undefined
+  readonly snapshot: SnapshotRow
   /** Puts a plan and the snapshot it was made from in place of the old ones, whose open items are thereby superseded. */
   swap(change: {
     readonly plan: Omit<PlanRow, 'id'> | undefined
-    readonly snapshot: SnapshotRow | undefined
+    readonly snapshot: SnapshotRow
     /** Batches of the new plan whose outcome is still open. */
     readonly unknown: readonly LedgerBatch[]
     /** Reads of which no row is needed any more. */

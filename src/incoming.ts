@@ -1,0 +1,61 @@
+import { join } from 'node:path'
+import { linesIn } from './duckdb.js'
+import type { Bulk } from './source.js'
+import { fingerprinted } from './sources/sql.js'
+import { lineColumns } from './stage.js'
+import type { SyncState } from './state/state.js'
+import { type AnyRow, decodeTexts } from './values.js'
+
+/** Rows that were read, as DuckDB compares them. */
+export interface Incoming {
+  /**
+   * A select: `key` (its canonical text, or null), `hi` and `lo` (the fingerprint of the row, its key included), `carried`
+   * (staged by an earlier run), `n` (the ordinal of a row that is staged), `input` (newer ones have higher numbers), and the
+   * columns of `payload`.
+   */
+  readonly relation: string
+  readonly payload: readonly string[]
+  /** By which rows are in their order. */
+  readonly place: string
+  /** Whether its rows are staged; otherwise those that matter are still to be. */
+  readonly staged: boolean
+  /** The rows of a chunk of payload, column by column. */
+  rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
+}
+
+/** Staged rows: those from an ordinal on, or those that the plan before left open too. */
+export interface StagedInput {
+  readonly stage: SyncState
+  readonly from: number
+  /** Rows below were staged by an earlier run. */
+  readonly fresh: number
+  readonly open: boolean
+}
+
+export function staged(inputs: readonly StagedInput[], version: string): Incoming {
+  const relations = inputs.map(({ stage, from, fresh, open }, input) => {
+    const segments = stage.segments.filter(({ first, rows }) => rows > 0 && (open || first + rows > from))
+    if (segments.length === 0) return nothing
+    const files = segments.map(({ file }) => join(stage.folder, file))
+    const longest = Math.max(...segments.map((segment) => segment.longest))
+    const wanted = open ? `(n >= ${from} or n in (select stage from open_item))` : `n >= ${from}`
+    // headers, and what a killed run wrote beyond the committed end, are no rows; the last line there may be cut short
+    return `select ${input} as input, n, n < ${fresh} as carried, key, line from ${linesIn(files, lineColumns, longest, true)}
+      where n >= 0 and n < ${stage.nextOrdinal} and line is not null and ${wanted}`
+  })
+  return {
+    relation: fingerprinted(relations.join(' union all '), 'line', version),
+    payload: ['line'],
+    place: '(input, n)',
+    staged: true,
+    rows: ([lines]) => decodeTexts(lines as string[]),
+  }
+}
+
+const nothing = `select 0 as input, null::bigint as n, false as carried, null::varchar as key, null::varchar as line where false`
+
+/** Rows that a source brought at once. */
+export function bulk(bulk: Bulk): Incoming {
+  const relation = `select *, 0 as input, null::bigint as n, false as carried from (${bulk.relation})`
+  return { ...bulk, relation, staged: false }
+}
