@@ -13,32 +13,47 @@ export interface Duckdb {
   /** A query ends the stream of any other on its connection. */
   connect(): Promise<DuckDBConnection>
   disconnect(connection: DuckDBConnection): void
+  /** A place for tables and views of its own, which go when it is closed: much cheaper than another database. */
+  workspace(): Promise<Duckdb>
   close(): Promise<void>
 }
 
 /** Opens one that spills into the folder `spill`, which is there only while it must be. */
 export async function openDuckdb(spill: string): Promise<Duckdb> {
   const { DuckDBInstance } = await import('@duckdb/node-api')
-  const instance: DuckDBInstance = await DuckDBInstance.create(':memory:', {
-    memory_limit: memoryLimit,
-    temp_directory: spill,
+  const instance = await DuckDBInstance.create(':memory:', { memory_limit: memoryLimit, temp_directory: spill })
+  return place(instance, 'main', async () => {
+    instance.closeSync()
+    await rm(spill, { recursive: true, force: true })
   })
-  const connection = await instance.connect()
-  const others = new Set<DuckDBConnection>()
+}
+
+let spaces = 0
+
+async function place(instance: DuckDBInstance, schema: string, end: () => Promise<void>): Promise<Duckdb> {
+  const connections = new Set<DuckDBConnection>()
+  const connect = async (): Promise<DuckDBConnection> => {
+    const connection = await instance.connect()
+    connections.add(connection)
+    if (schema !== 'main') await connection.run(`set schema = '${schema}'`)
+    return connection
+  }
+  const disconnect = (connection: DuckDBConnection): void => {
+    if (connections.delete(connection)) connection.closeSync()
+  }
+  const connection = await connect()
   return {
     connection,
-    async connect() {
-      const other = await instance.connect()
-      others.add(other)
-      return other
-    },
-    disconnect(other) {
-      if (others.delete(other)) other.closeSync()
+    connect,
+    disconnect,
+    async workspace() {
+      const own = `space${++spaces}`
+      await connection.run(`create schema ${own}`)
+      return place(instance, own, async () => void (await connection.run(`drop schema ${own} cascade`)))
     },
     async close() {
-      for (const one of [connection, ...others]) one.closeSync()
-      instance.closeSync()
-      await rm(spill, { recursive: true, force: true })
+      for (const one of connections) disconnect(one)
+      await end()
     },
   }
 }
@@ -94,6 +109,7 @@ export class LineFile {
   #file: FileHandle | undefined
   #text = ''
   #longest = 0
+  #length = 0
 
   constructor(path: string) {
     this.#path = path
@@ -102,6 +118,7 @@ export class LineFile {
   /** Adds a line: fields without tabs and line breaks, and tabs between them. Waits now and then, when it answers a promise. */
   add(line: string): Promise<void> | undefined {
     this.#longest = Math.max(this.#longest, line.length)
+    this.#length += line.length + 1
     this.#text += `${line}\n`
     return this.#text.length > 1 << 18 ? this.#flush() : undefined
   }
@@ -110,7 +127,8 @@ export class LineFile {
   async end(columns: Readonly<Record<string, string>>): Promise<string> {
     await this.#flush()
     await this.#file!.close()
-    return linesIn([this.#path], columns, this.#longest * 3)
+    // in UTF-8, at most three bytes for each of JavaScript's units
+    return linesIn([this.#path], columns, { longest: this.#longest * 3, bytes: this.#length * 3 })
   }
 
   async #flush(): Promise<void> {
@@ -127,20 +145,21 @@ export class LineFile {
 }
 
 /**
- * Files of lines as DuckDB reads them; no line has more than `longest` bytes. `\N` is null, and so is what is missing at the
- * end of a file that was `cut` short.
+ * Files of lines as DuckDB reads them; no line has more than `longest` bytes, nor has a file more than `bytes`. `\N` is null, and
+ * so is what is missing at the end of a file that was `cut` short.
  */
 export function linesIn(
   files: readonly string[],
   columns: Readonly<Record<string, string>>,
-  longest: number,
-  cut = false,
+  { longest, bytes, cut = false }: { readonly longest: number; readonly bytes: number; readonly cut?: boolean },
 ): string {
   const types = Object.entries(columns).map(([name, type]) => `${name}: '${type}'`)
-  const line = Math.max(longest, 1 << 21)
+  const line = Math.max(longest, 1 << 16)
+  // DuckDB takes such a buffer for each file, however short it is
+  const buffer = Math.max(line * 2, Math.min(bytes, 32_000_000))
   // nothing is quoted or escaped: lossless texts and canonical keys hold neither tabs nor line breaks
-  return `read_csv([${files.map(literal).join()}], columns = {${types.join(', ')}}, auto_detect = false, header = false, delim = '\t', quote = '',
-    escape = '', nullstr = '\\N', new_line = '\\n', null_padding = ${cut}, max_line_size = ${line}, buffer_size = ${Math.max(32_000_000, line * 2)})`
+  return `read_csv([${files.map(literal).join()}], columns = {${types.join(', ')}}, auto_detect = false, header = false, delim = '\t',
+    quote = '', escape = '', nullstr = '\\N', new_line = '\\n', null_padding = ${cut}, max_line_size = ${line}, buffer_size = ${buffer})`
 }
 
 /** Appends rows to a table in DuckDB's own chunks. */
@@ -150,7 +169,8 @@ export async function fill(
   batches: AsyncIterable<readonly (readonly DuckDBValue[])[]> | Iterable<readonly (readonly DuckDBValue[])[]>,
 ): Promise<void> {
   const { DuckDBDataChunk } = await import('@duckdb/node-api')
-  const appender = await connection.createAppender(table)
+  const [at] = await rowsOf<{ schema: string }>(connection, 'select current_schema() as schema')
+  const appender = await connection.createAppender(table, at!.schema)
   const types: DuckDBType[] = Array.from({ length: appender.columnCount }, (_, column) => appender.columnType(column))
   for await (const rows of batches) {
     for (let start = 0; start < rows.length; start += 2_048) {

@@ -38,9 +38,10 @@ export function staged(inputs: readonly StagedInput[], version: string): Incomin
     if (segments.length === 0) return nothing
     const files = segments.map(({ file }) => join(stage.folder, file))
     const longest = Math.max(...segments.map((segment) => segment.longest))
+    const bytes = Math.max(...segments.map((segment) => segment.bytes))
     const wanted = open ? `(n >= ${from} or n in (select stage from open_item))` : `n >= ${from}`
     // headers, and what a killed run wrote beyond the committed end, are no rows; the last line there may be cut short
-    return `select ${input} as input, n, n < ${fresh} as carried, key, line from ${linesIn(files, lineColumns, longest, true)}
+    return `select ${input} as input, n, n < ${fresh} as carried, key, line from ${linesIn(files, lineColumns, { longest, bytes, cut: true })}
       where n >= 0 and n < ${stage.nextOrdinal} and line is not null and ${wanted}`
   })
   return {

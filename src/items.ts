@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { type Columns, openDuckdb, rowsOf, streamed } from './duckdb.js'
+import { type Columns, type Duckdb, rowsOf, streamed } from './duckdb.js'
 import { StateDamagedError } from './errors.js'
 import { literal } from './sources/sql.js'
 import { type Chunk, StageReader } from './stage.js'
@@ -53,8 +53,8 @@ export function stageItems(state: SyncState): Items {
 }
 
 /** The items of the current plan. */
-export async function planItems(state: SyncState): Promise<Items> {
-  const database = await openDuckdb(join(state.folder, 'spill'))
+export async function planItems(state: SyncState, root: Duckdb): Promise<Items> {
+  const database = await root.workspace()
   const singles = await database.connect()
   const staged = freshRows(state)
   const file = join(state.folder, state.plan!.file)

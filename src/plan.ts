@@ -49,7 +49,9 @@ export interface PlanOptions {
   readonly complete: boolean
   /** Sends everything, whatever was delivered. */
   readonly full: boolean
-  /** A folder into which memory may spill; it is removed in the end. */
+  /** A DuckDB to do it with. */
+  readonly database: Duckdb
+  /** A folder for files that are of no use afterwards. */
   readonly spill: string
   /** Keys that are tried again, however often they were refused; or all. */
   readonly again: ReadonlySet<string> | 'all'
@@ -85,7 +87,7 @@ export interface Comparison {
  */
 export async function compare(options: PlanOptions): Promise<Comparison> {
   const { state, incoming, operation, deletes, spill, complete } = options
-  const database = await openDuckdb(spill)
+  const database = await options.database.workspace()
   const { connection } = database
   try {
     await loadSnapshot(connection, state)
@@ -223,15 +225,17 @@ async function choose(connection: DuckDBConnection, options: PlanOptions, known:
           from newest f full join ${clean} s on f.hi = s.hi and f.lo = s.lo where f.hi is null or s.hi is null;
         create table vanished as select gone_hi as hi, gone_lo as lo from differing where hi is null`)
     }
-    const any =
-      compares && ((await countOf(connection, 'differing')) > 0 || (await countOf(connection, `(${unclean})`)) > 0)
+    const differing = compares ? await countOf(connection, 'differing') : 0
+    const any = differing > 0 || (await countOf(connection, `(${unclean})`)) > 0
     // everything is replaced, or nothing
     const all = !compares || (operation === 'replace' && any)
     await connection.run(
       all
         ? `create view chosen as from newest; create view suspect as from snapshot`
-        : `create table chosen as from newest semi join differing using (hi, lo);
-           create table suspect as from snapshot semi join vanished using (hi, lo) where known and not dirty union all ${unclean}`,
+        : differing === 0
+          ? `create view chosen as from newest where false; create table suspect as ${unclean}`
+          : `create table chosen as from newest semi join differing using (hi, lo);
+             create table suspect as from snapshot semi join vanished using (hi, lo) where known and not dirty union all ${unclean}`,
     )
     if (key) await refuseDuplicates(connection, where, key, all)
     await connection.run(`create table gone as from suspect anti join chosen using (key) where known or dirty`)

@@ -3,6 +3,7 @@ import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Operation } from './destination.js'
+import { openDuckdb } from './duckdb.js'
 import { ConfigError } from './errors.js'
 import { bulk, type Incoming, staged } from './incoming.js'
 import { compare, readChanges, type StoredChange } from './plan.js'
@@ -142,18 +143,21 @@ async function previewOfKeyed(
   own: string,
 ): Promise<Plan> {
   const how = comparisonOf(definition)
-  const comparison = await compare({
-    ...how,
-    state,
-    incoming,
-    keep: undefined,
-    complete: showsAll(definition),
-    full: false,
-    spill: join(own, 'spill'),
-    again: new Set(),
-  })
+  const spill = join(own, 'spill')
+  const file = join(own, 'changes.parquet')
+  const database = await openDuckdb(spill)
   try {
-    const file = join(own, 'changes.parquet')
+    const comparison = await compare({
+      ...how,
+      state,
+      incoming,
+      keep: undefined,
+      complete: showsAll(definition),
+      full: false,
+      database,
+      spill,
+      again: new Set(),
+    })
     await comparison.writeChanges(file)
     const { counts, rows } = comparison
     return {
@@ -169,12 +173,12 @@ async function previewOfKeyed(
       digest: await comparison.digest(),
       changes: {
         async *[Symbol.asyncIterator]() {
-          for await (const change of readChanges(file, join(own, 'spill'))) yield changeOf(change, how.match)
+          for await (const change of readChanges(file, spill)) yield changeOf(change, how.match)
         },
       },
     }
   } finally {
-    await comparison.close()
+    await database.close()
   }
 }
 

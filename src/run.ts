@@ -6,6 +6,7 @@ import { redact, resolveConfig } from './config.js'
 import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
 import type { Definition } from './destination.js'
+import { type Duckdb, openDuckdb } from './duckdb.js'
 import type { Ceiling } from './duration.js'
 import { ConfigError, GuardError } from './errors.js'
 import { bulk, type Incoming, staged } from './incoming.js'
@@ -142,6 +143,8 @@ export async function runSync(
           .then(() => sync.endRun(id, 'failed', { ...run.counts(), reason: redact(messageOf(error)) }))
           .catch(() => {})
         throw error
+      } finally {
+        await run.close()
       }
     } finally {
       limits.release()
@@ -227,6 +230,7 @@ class Running {
   readonly #unplanned: number
   /** Rows that were read and found to be unchanged before anything had to be staged. */
   #unstaged = 0
+  #opened: Promise<Duckdb> | undefined
   #plan: Planned | undefined
   #planned: 'complete' | 'partial' | undefined
   readonly #adopts: boolean
@@ -413,9 +417,19 @@ class Running {
     return staged([{ stage: state, from, fresh: this.#freshFrom, open: !complete }], this.#definition.version)
   }
 
-  /** Where comparing spills to disk; it is gone when the comparison is. */
+  /** Where comparing spills to disk; it is gone when the run is. */
   get #spill(): string {
     return join(this.#state.folder, 'spill')
+  }
+
+  #database(): Promise<Duckdb> {
+    this.#opened ??= openDuckdb(this.#spill)
+    return this.#opened
+  }
+
+  /** To be called when nothing more is asked of it. */
+  async close(): Promise<void> {
+    await (await this.#opened)?.close()
   }
 
   /** Resolves and finishes what earlier runs left, as far as it need not wait for a new plan. */
@@ -452,6 +466,7 @@ class Running {
       keep: (rows) => this.#reader.keep(rows),
       complete,
       full: this.#options.full ?? false,
+      database: await this.#database(),
       spill: this.#spill,
       again: this.#adopts ? 'all' : again,
     })
@@ -489,7 +504,7 @@ class Running {
 
   /** Everything in one go: replaced, or adopted. */
   async #deliverWhole(count: number): Promise<void> {
-    const items = await planItems(this.#state)
+    const items = await planItems(this.#state, await this.#database())
     const stretch: Stretch = {
       items,
       operation: this.#definition.operation,
@@ -511,7 +526,7 @@ class Running {
   async #deliverItems(
     parts: readonly (Pick<Stretch, 'from' | 'operation' | 'resumed' | 'only'> & { readonly to: number })[],
   ): Promise<void> {
-    const items = await planItems(this.#state)
+    const items = await planItems(this.#state, await this.#database())
     try {
       for (const { to, ...part } of parts) {
         if (part.from === to || this.#over()) continue
@@ -597,7 +612,7 @@ class Running {
     const { plan } = this.#state
     if (!plan) return
     const { pending, unknown } = this.#state.tally(0, plan.items)
-    if (pending + unknown === 0) await compact(this.#state)
+    if (pending + unknown === 0) await compact(this.#state, await this.#database())
   }
 
   #tell(): () => void {

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
-import { copyTo, countOf, fill, openDuckdb } from './duckdb.js'
+import { copyTo, countOf, type Duckdb, fill } from './duckdb.js'
 import { literal } from './sources/sql.js'
 import type { SnapshotFile, SnapshotRow, SyncState } from './state/state.js'
 
@@ -161,9 +161,9 @@ function replaced(state: SyncState): boolean {
 }
 
 /** Folds a plan whose every item is terminal into the snapshot, and lets go of the rows that it was made from. */
-export async function compact(state: SyncState): Promise<void> {
+export async function compact(state: SyncState, root: Duckdb): Promise<void> {
   if (!state.plan) return
-  const database = await openDuckdb(join(state.folder, 'spill'))
+  const database = await root.workspace()
   try {
     await loadSnapshot(database.connection, state)
     const snapshot = await writeSnapshot(database.connection, state, state.plan.file.replace('plan-', 'done-'))

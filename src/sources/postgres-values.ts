@@ -1,5 +1,5 @@
 import { type ColumnType, Instant } from '../values.js'
-import { parseJson } from './sql.js'
+import { literal, parseJson } from './sql.js'
 
 /** What a column of PostgreSQL becomes. `read` gets the text that the server sends; null never gets there. */
 export interface Converter {
@@ -101,4 +101,43 @@ function parseArray(text: string, delimiter: string, read: (item: string) => unk
     return found
   }
   return items()
+}
+
+// ---- COPY --------------------------------------------------------------------------------------------------------
+
+// A line is a row, its columns parted by tabs; a null is \N, and control characters and the backslash are written with a
+// backslash: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+
+/** A file that `COPY` wrote as DuckDB reads it: `line` by `line`. */
+export function copied(file: string, { bytes, longest }: { readonly bytes: number; readonly longest: number }): string {
+  const line = Math.max(longest + 1, 1 << 16)
+  // `COPY` writes a vertical tab as \v, so that none parts a line
+  return `read_csv(${literal(file)}, columns = {line: 'varchar'}, auto_detect = false, header = false, delim = chr(11), quote = '', escape = '',
+    nullstr = chr(11), new_line = '\\n', max_line_size = ${line}, buffer_size = ${Math.max(line * 2, Math.min(bytes, 32_000_000))})`
+}
+
+/** The columns of a line. */
+export function copyColumns(line: string): (string | null)[] {
+  const columns: (string | null)[] = line.split('\t')
+  if (!line.includes('\\')) return columns
+  return columns.map((column) =>
+    column === '\\N' ? null : column!.replace(/\\(.)/gs, (_, letter: string) => controls[letter] ?? letter),
+  )
+}
+
+const controls: Readonly<Record<string, string>> = { b: '\b', f: '\f', n: '\n', r: '\r', t: '\t', v: '\v' }
+
+/** The canonical text of a key's column in DuckDB, as `keyOf` makes it of the value; `undefined` for other types. */
+export function keyText(type: ColumnType, index: number): string | undefined {
+  const part = `split_part(line, chr(9), ${index + 1})`
+  const present = (text: string) => `case when ${part} <> '\\N' then ${text} end`
+  if (type === 'integer' || type === 'bigint') return present(`'i' || ${part}`)
+  if (type === 'boolean') return present(part)
+  if (type === 'decimal' || type === 'date') return present(`'"' || ${part} || '"'`)
+  if (type !== 'text') return undefined
+  const written = Object.entries({ b: 8, f: 12, n: 10, r: 13, t: 9, v: 11 })
+  const control = written.reduce((text, [letter, code]) => `replace(${text}, '\\${letter}', chr(${code}))`, 'x')
+  // what follows an escaped backslash is itself
+  const plain = `array_to_string(list_transform(string_split(${part}, '\\\\'), x -> ${control}), '\\')`
+  return present(`to_json(case when contains(${part}, '\\') then ${plain} else ${part} end)::varchar`)
 }

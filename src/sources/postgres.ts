@@ -1,15 +1,29 @@
 import { once } from 'node:events'
+import { createWriteStream } from 'node:fs'
 import { connect as openSocket, Socket } from 'node:net'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client, CustomTypesConfig, DatabaseError, FieldDef, Pool, QueryArrayResult } from 'pg'
+import type { CopyToStreamQuery } from 'pg-copy-streams'
 import { resolveSecret, type Secret } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
 import type { Out, Schema } from '../schema.js'
-import { createSource, type Reading, type Source } from '../source.js'
+import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
-import { type Arrays, arraysOf, converter, settings, typesQuery } from './postgres-values.js'
-import { blankRow, conforming, cursorText, quoted, statement, windowed } from './sql.js'
+import {
+  type Arrays,
+  arraysOf,
+  type Converter,
+  converter,
+  copied,
+  copyColumns,
+  keyText,
+  settings,
+  typesQuery,
+} from './postgres-values.js'
+import { blankRow, conforming, cursorText, fingerprinted, quoted, statement, windowed } from './sql.js'
 
 /** A `Pool` of the package `pg`, or a connected `Client` of it. */
 export interface PostgresConnections {
@@ -96,7 +110,55 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
         await session.close()
       }
     },
+    // COPY takes no parameters
+    bulk: record || query.params.length > 0 ? undefined : (reading) => bulk(connect, query.text, reading),
   })
+}
+
+/** Everything that the query gives, in a file of lines as `COPY` writes them. */
+async function bulk(
+  connect: (signal: AbortSignal) => Promise<Session>,
+  query: string,
+  reading: BulkReading,
+): Promise<Bulk | undefined> {
+  const { folder, key, version, signal, log } = reading
+  const copyTo = await copyDriver()
+  if (!copyTo) {
+    log.info(`${actor}: rows are read one by one; with npm install pg-copy-streams, only those that have changed are`)
+    return undefined
+  }
+  signal.throwIfAborted()
+  const session = await connect(signal)
+  const { client, arrays } = session
+  try {
+    const { fields } = await client.query({ text: `select * from (\n${query}\n) as source limit 0`, rowMode: 'array' })
+    const columns = columnsOf(fields, arrays, reading)
+    const blank = blankRow(
+      columns.map(({ name }) => name),
+      actor,
+    )
+    const parts = key.map((column) => {
+      const index = fields.findIndex(({ name }) => name === column)
+      return keyText(columns[index]!.type, index)
+    })
+    // a line without a column's end may be empty, and DuckDB passes over empty lines
+    if (parts.includes(undefined) || columns.length === 1) return undefined
+    const file = join(folder, 'incoming.copy')
+    const written = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
+    const shape = JSON.stringify(fields.map(({ name, dataTypeID }) => [name, dataTypeID]))
+    const lines = `select line, ${parts.join(` || ',' || `)} as key from ${copied(file, written)}`
+    return {
+      relation: fingerprinted(lines, 'line', version + shape),
+      payload: ['line'],
+      place: 'row_number() over ()',
+      rows: ([texts]) => (texts as string[]).map((text) => filled(blank, columns, copyColumns(text))),
+    }
+  } catch (error) {
+    signal.throwIfAborted()
+    throw explained(error, client)
+  } finally {
+    await session.close()
+  }
 }
 
 interface Query {
@@ -226,6 +288,15 @@ async function begin({ client, release }: Connection, timeout: number | undefine
   }
 }
 
+/** `undefined` when it is not installed: all that it brings is speed. */
+async function copyDriver() {
+  try {
+    return (await import('pg-copy-streams')).to
+  } catch {
+    return undefined
+  }
+}
+
 type Driver = Awaited<ReturnType<typeof driver>>
 
 async function driver() {
@@ -258,27 +329,70 @@ function windowOf({ text, params }: Query, { cursor, since }: Reading): Query {
   return { text: windowed(text, cursor, `$${params.length + 1}`), params: [...params, cursorText(since)] }
 }
 
-function reader(
-  fields: readonly FieldDef[],
-  arrays: Arrays,
-  { describe }: Reading,
-): (rows: Answer['rows']) => AnyRow[] {
+type Columns = readonly (Converter & { readonly name: string })[]
+
+function columnsOf(fields: readonly FieldDef[], arrays: Arrays, { describe }: Reading): Columns {
   if (fields.length === 0) throw new SourceError(`${actor}: the query gives no columns: it must be a select`)
   const columns = fields.map(({ name, dataTypeID }) => ({ name, ...converter(dataTypeID, arrays) }))
+  describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
+  return columns
+}
+
+function reader(fields: readonly FieldDef[], arrays: Arrays, reading: Reading): (rows: Answer['rows']) => AnyRow[] {
+  const columns = columnsOf(fields, arrays, reading)
   const blank = blankRow(
     columns.map(({ name }) => name),
     actor,
   )
-  describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
-  return (rows) =>
-    rows.map((values) => {
-      const row = { ...blank }
-      for (let index = 0; index < columns.length; index++) {
-        const text = values[index]!
-        if (text !== null) row[columns[index]!.name] = columns[index]!.read(text)
-      }
-      return row
-    })
+  return (rows) => rows.map((values) => filled(blank, columns, values))
+}
+
+/** A row with what the server wrote in its columns. */
+function filled(blank: AnyRow, columns: Columns, values: readonly (string | null)[]): AnyRow {
+  const row = { ...blank }
+  for (let index = 0; index < columns.length; index++) {
+    const text = values[index]!
+    if (text !== null) row[columns[index]!.name] = columns[index]!.read(text)
+  }
+  return row
+}
+
+/** Writes what the server copies into a file. Answers how many bytes there are, and how many the longest line has, at most. */
+async function copyOut(
+  client: Client,
+  copy: CopyToStreamQuery,
+  file: string,
+  signal: AbortSignal,
+): Promise<{ readonly bytes: number; readonly longest: number }> {
+  let bytes = 0
+  let longest = 0
+  let open = 0
+  const measured = async function* (chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of chunks) {
+      bytes += chunk.length
+      const [first, last] = [chunk.indexOf(10), chunk.lastIndexOf(10)]
+      // within a chunk, no line is longer than the chunk
+      longest = Math.max(longest, first < 0 ? open + chunk.length : Math.max(open + first, last - first))
+      open = first < 0 ? open + chunk.length : chunk.length - last
+      yield chunk
+    }
+  }
+  let busy = true
+  const copying = pipeline(client.query(copy), measured, createWriteStream(file)).finally(() => {
+    busy = false
+  })
+  let stopped: Promise<void> | undefined
+  const onAbort = () => {
+    stopped = stop(client, copying, () => busy)
+  }
+  signal.addEventListener('abort', onAbort)
+  try {
+    await copying
+    return { bytes, longest }
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    await stopped
+  }
 }
 
 /** What the server answers, the next answer asked for while one is worked on. The first comes even when it has no rows. */
@@ -302,17 +416,9 @@ async function* answers(client: Client, { text, params }: Query, signal: AbortSi
 
   let next = ask()
   let stopped: Promise<void> | undefined
-  /** Ends the answer under way. It says so until it is heard: the server ignores a wish that overtakes the query it is about. */
-  const stop = async () => {
-    const cut = setTimeout(() => client.end(), patience.stop)
-    while (busy) {
-      await cancel(client)
-      await Promise.race([next.catch(() => {}), sleep(100)])
-    }
-    clearTimeout(cut)
-  }
+  const end = () => stop(client, next, () => busy)
   const onAbort = () => {
-    stopped = stop()
+    stopped = end()
   }
   signal.addEventListener('abort', onAbort)
   let unread = false
@@ -329,11 +435,21 @@ async function* answers(client: Client, { text, params }: Query, signal: AbortSi
     signal.removeEventListener('abort', onAbort)
     await stopped
     if (unread) {
-      await stop()
+      await end()
       const close = () => portal.close() // one that failed is closed already
       await next.then(close, () => {})
     }
   }
+}
+
+/** Ends the answer under way. It says so until it is heard: the server ignores a wish that overtakes the query it is about. */
+async function stop(client: Client, answer: Promise<unknown>, busy: () => boolean): Promise<void> {
+  const cut = setTimeout(() => client.end(), patience.stop)
+  while (busy()) {
+    await cancel(client)
+    await Promise.race([answer.catch(() => {}), sleep(100)])
+  }
+  clearTimeout(cut)
 }
 
 /**
