@@ -10,11 +10,16 @@ export async function measured(work) {
   await mkdir(parent, { recursive: true })
   const folder = await mkdtemp(`${parent}bench-`)
   try {
-    const start = performance.now()
-    await work(folder)
-    const seconds = (performance.now() - start) / 1000
-    console.log(JSON.stringify({ seconds, peak: process.resourceUsage().maxRSS * 1024 }))
+    await timed(() => work(folder))
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+/** The same for work that has a folder already. */
+export async function timed(work) {
+  const start = performance.now()
+  await work()
+  const seconds = (performance.now() - start) / 1000
+  console.log(JSON.stringify({ seconds, peak: process.resourceUsage().maxRSS * 1024 }))
 }
