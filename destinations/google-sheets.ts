@@ -10,6 +10,7 @@ import {
   destination,
   FatalError,
   type Injected,
+  type ListContext,
   RejectedError,
   type Rejection,
   RetryableError,
@@ -77,6 +78,9 @@ const config: StandardSchemaV1<GoogleSheetsConfig, Config> & StandardJSONSchemaV
  * `upsert` finds its rows again by key. With `input: 'USER_ENTERED'` the note is taken just before the rows are written, and
  * whether they were is told by those cells being blank or not.
  *
+ * `verify()` of a sync finds what somebody changed in the cells since. With `input: 'USER_ENTERED'` it leaves out texts of which
+ * Google may have made a number or a date.
+ *
  * **What is not.** Sheets has no locks: what somebody types into the first free row, or sorts, in the second between look and
  * write can be overwritten or mixed up. Give a tab one sync at a time. `replace` writes from the top down, so whoever looks
  * meanwhile sees new rows above old ones.
@@ -109,7 +113,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
   const spreadsheetId = /\/d\/([\w-]+)/.exec(spreadsheet)?.[1] ?? spreadsheet
 
   /** The tab as the last call left it, so that the next one need not look at everything. Gone after any failure. */
-  let memory: Tab | undefined
+  let memory: { readonly run: string; readonly tab: Tab } | undefined
   /** Rows that a call without an answer may have written or may yet write, by what belongs there. */
   let reserved: ReadonlyMap<string, number> = new Map()
   /** Calls work on the tab one after the other, whatever `concurrency` says: each counts on the rows that it has seen. */
@@ -134,6 +138,8 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     upsert: (batch, context) => inTurn(() => upsert(batch, context)),
     replace: (batches, context) => inTurn(() => replace(batches, context)),
     verify: (batch, context) => inTurn(() => verify(batch, context)),
+    list,
+    held,
   })(given)
 
   // ---- handlers ------------------------------------------------------------------------------------------------------
@@ -196,11 +202,9 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     const rejected: Rejection[] = []
     let header: readonly string[] = []
     let bottom = 1
-    let free = 0
+    const turn = eachSecond(context.signal)
     const commitPaced = async (structure: Request[], cells: readonly Block[]) => {
-      // one call with many writes: it paces itself, to 60 a minute
-      await sleep(free - Date.now(), undefined, { signal: context.signal })
-      free = Date.now() + 1000
+      await turn()
       await commit(context, { api, tab: sheet, cached: false }, structure, cells)
     }
     const clear = (area: object): Request => ({
@@ -234,6 +238,45 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     return there ? records : []
   }
 
+  /** The rows that have a key, page by page; rows whose key is blank are nobody's. */
+  async function* list(context: ListContext<Config>): AsyncGenerator<AnyRow[]> {
+    const at = { api: await connect(context.config), cached: false }
+    const turn = eachSecond(context.signal)
+    const sheet = await survey(at.api, context)
+    if (sheet.last < 2) return
+    const [[top = []] = []] = await values(context, { ...at, tab: sheet }, [range(sheet, { top: 1, bottom: 1 })])
+    const header = top.map(String)
+    const absent = context.match.filter((field) => !header.includes(field))
+    if (absent.length > 0) throw columnless(absent)
+    // of two columns with one name, the first
+    const fields = [...new Set(header)].filter(Boolean).map((name) => [name, header.indexOf(name)] as const)
+    const rows = Math.max(1, Math.floor(cellsOfPage / header.length))
+    for (let from = 2; from <= sheet.last; from += rows) {
+      await turn()
+      const page = { top: from, bottom: Math.min(from + rows - 1, sheet.last), right: header.length - 1 }
+      const [lines = []] = await values(context, { ...at, tab: sheet }, [range(sheet, page)])
+      yield lines
+        .map((cells) =>
+          listed(
+            fields.map(([name, column]) => [name, cells[column] ?? '']),
+            context.match,
+          ),
+        )
+        .filter((object) => context.match.every((field) => object[field] !== null))
+    }
+  }
+
+  /** A record as its cells give it back. */
+  function held(record: AnyRow, { match }: ListContext<Config>): AnyRow {
+    const names = columns ? new Set([...match, ...columns]) : Object.keys(record)
+    const cells = Array.from(names, (name) => [name, cellOf(record[name])] as const)
+    const kept = (name: string, cell: unknown) => input === 'RAW' || match.includes(name) || !isReadAsTyped(cell)
+    return listed(
+      cells.filter(([name, cell]) => cell !== undefined && kept(name, cell)),
+      match,
+    )
+  }
+
   /** Whether an earlier attempt at this batch, of so many rows, has appended them. */
   async function landed(context: Context<Config>, at: At, count: number): Promise<boolean> {
     const top = at.tab.notes.get(digest(context.idempotencyKey))?.row
@@ -257,7 +300,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
 
   async function look(context: Context<Config>, match: readonly string[]): Promise<Look> {
     const api = await connect(context.config)
-    const known = memory?.run === context.run ? memory : undefined
+    const known = memory?.run === context.run ? memory.tab : undefined
     memory = undefined // whatever fails from here on, the next call looks afresh
     const sheet = known ?? (await survey(api, context))
     const at = { api, tab: sheet, cached: known !== undefined }
@@ -284,9 +327,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     }
     const absent = match.filter((field) => !header.includes(field))
     if (last > 1 && absent.length > 0) {
-      throw new FatalError(
-        `${me}: row 1 of ${tab} has no column ${absent.join(', ')}, by which rows are to be found: add it with its values, or give another match`,
-      )
+      throw columnless(absent)
     }
     const stale = keyRanges(header).join() !== keyRanges(sheet.header).join()
     return {
@@ -297,8 +338,14 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     }
   }
 
+  function columnless(absent: readonly string[]): FatalError {
+    return new FatalError(
+      `${me}: row 1 of ${tab} has no column ${absent.join(', ')}, by which rows are to be found: add it with its values, or give another match`,
+    )
+  }
+
   /** The tab's size, the batches noted on it, and its last row. */
-  async function survey(api: sheets_v4.Sheets, context: Context<Config>): Promise<Tab> {
+  async function survey(api: sheets_v4.Sheets, context: Asking): Promise<Tab> {
     const { sheets = [] } = await ask(context, 'spreadsheets.get', { writes: false, cached: false }, (options) =>
       api.spreadsheets.get(
         {
@@ -316,7 +363,6 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       throw new FatalError(`${me}: ${tab} is a chart or a connected sheet, without cells to write to: give another tab`)
     }
     const sheet: Tab = {
-      run: context.run,
       missing: !found,
       id: sheetId ?? randomInt(1, 2 ** 31),
       title: title ?? tab,
@@ -336,7 +382,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
     return sheet
   }
 
-  async function values(context: Context<Config>, { api, cached }: At, ranges: string[]): Promise<Value[][][]> {
+  async function values(context: Asking, { api, cached }: At, ranges: string[]): Promise<Value[][][]> {
     const { valueRanges = [] } = await ask(context, 'values.batchGet', { writes: false, cached }, (options) =>
       api.spreadsheets.values.batchGet({ spreadsheetId, ranges, valueRenderOption: 'UNFORMATTED_VALUE' }, options),
     )
@@ -386,7 +432,8 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
       throw error
     }
     release([...places.keys()])
-    memory = { ...grown(sheet, bottom, wanted.length), header: wanted, notes: noted?.notes ?? sheet.notes }
+    const after = { ...grown(sheet, bottom, wanted.length), header: wanted, notes: noted?.notes ?? sheet.notes }
+    memory = { run: context.run, tab: after }
   }
 
   /** RAW: everything in one request. `stringValue` is never parsed, so that no text becomes a formula. */
@@ -452,7 +499,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
 
   /** Sends a request and checks that it was Google who answered. What a failure proves depends on whether it writes. */
   async function ask<T extends { spreadsheetId?: string | null }>(
-    context: Context<Config>,
+    context: Asking,
     method: string,
     at: Stage,
     send: (options: { signal: AbortSignal; timeout: number; retry: false }) => Promise<{ data: T }>,
@@ -472,7 +519,7 @@ export function googleSheets(options: GoogleSheetsOptions): Destination<AnyRow, 
 
   function failure(
     error: unknown,
-    { config, attempt }: Context<Config>,
+    { config, attempt }: Asking,
     method: string,
     { writes, cached, structure = 0 }: Stage,
   ): Error {
@@ -534,7 +581,6 @@ type Value = string | number | boolean
 
 /** Rows and columns are counted as a person counts them, rows from 1, except that columns are counted from 0. */
 interface Tab {
-  readonly run: string
   readonly missing: boolean
   readonly id: number
   readonly title: string
@@ -546,6 +592,9 @@ interface Tab {
   /** The batches that were appended lately, by the digest of their idempotency key. */
   readonly notes: Notes
 }
+
+/** On whose behalf a request is sent. */
+type Asking = Pick<ListContext<Config>, 'config' | 'attempt' | 'signal' | 'sync'>
 
 /** How far a call has come, when a request is sent. */
 interface Stage {
@@ -658,7 +707,7 @@ function note(
   }
 }
 
-function noteName({ sync }: Context<Config>): string {
+function noteName({ sync }: Asking): string {
   return `spillway.${sync}`
 }
 
@@ -735,6 +784,20 @@ function cellOf(value: unknown): Value | { readonly problem: string } | undefine
 }
 
 const maxCharacters = 50_000
+/** Cells read at once: a few megabytes, unless they are full of text. */
+const cellsOfPage = 50_000
+
+/** Cells by the names of their columns: blank ones are null, and keys are text, because people type them as numbers too. */
+function listed(cells: readonly (readonly [name: string, cell: unknown])[], match: readonly string[]): AnyRow {
+  return Object.fromEntries(
+    cells.map(([name, cell]) => [name, cell === '' ? null : match.includes(name) ? String(cell) : cell]),
+  )
+}
+
+/** Whether Google may have read a text as a number, a date, an amount, a truth value or a formula, as if it were typed. */
+function isReadAsTyped(cell: unknown): boolean {
+  return typeof cell === 'string' && /\d|^\s*[=+#]|^\s*(true|false)\s*$/i.test(cell)
+}
 
 function jsonOf(value: unknown): string | undefined {
   if (typeof value !== 'object' || value === null) return undefined
@@ -851,6 +914,15 @@ const scope = 'https://www.googleapis.com/auth/spreadsheets'
 const requestTimeout = 180_000
 /** The client does not take a signal along when it signs in. */
 const signInTimeout = 30_000
+
+/** For one call with many requests: it paces itself, to 60 a minute. */
+function eachSecond(signal: AbortSignal): () => Promise<void> {
+  let free = 0
+  return async () => {
+    await sleep(free - Date.now(), undefined, { signal })
+    free = Date.now() + 1000
+  }
+}
 
 const clients = new WeakMap<Config, Promise<sheets_v4.Sheets>>()
 

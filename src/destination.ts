@@ -116,6 +116,22 @@ export interface Context<C = object, Op extends Operation = Operation> {
   readonly run: string
 }
 
+/** What `list` and `held` are given. */
+export interface ListContext<C = object> {
+  /** The destination's config: passed, injected, validated. */
+  readonly config: C
+  /** The fields by which an object is found: the destination's `match`, or else the sync's `key`. */
+  readonly match: readonly string[]
+  /** 1 for the first attempt at the listing; one that breaks off with a {@link RetryableError} begins again. */
+  readonly attempt: number
+  /** Aborts when nobody wants the listing any more. Pass it to whatever waits; how long one request may take is `http`'s part. */
+  readonly signal: AbortSignal
+  /** For requests that read: paced, each under the destination's `timeout`, and sent again when it may help. A POST that only reads says `read: true`. */
+  readonly http: Http
+  readonly log: Log
+  readonly sync: string
+}
+
 // ---- options -------------------------------------------------------------------------------------------------
 
 /** How much, how fast, how long: what may differ from one use of a destination to another. */
@@ -167,7 +183,7 @@ export interface Guarantees {
 /** The options of {@link destination}, as it keeps them. */
 export interface Definition {
   readonly name: string
-  readonly handlers: Readonly<Partial<Record<Operation | 'verify', Handler>>>
+  readonly handlers: Readonly<Partial<Record<Operation | Question, Handler>>>
   /** Made from a function rather than from handlers. */
   readonly plain: boolean
   readonly record: Schema | undefined
@@ -181,9 +197,12 @@ export interface Definition {
   readonly policy: ParsedPolicy
 }
 
+/** Handlers that are asked and change nothing: they are no operations, and serve no mode. */
+type Question = 'verify' | 'list' | 'held'
+
 /** A handler as the engine calls it. */
 // biome-ignore lint/suspicious/noExplicitAny: the public types say what each handler takes
-export type Handler = (batch: any, context: any) => any
+export type Handler = (...given: any[]) => any
 
 /** A policy with its texts read and its defaults filled in; times in milliseconds. */
 export interface ParsedPolicy {
@@ -220,19 +239,27 @@ export interface Configurable<in R, out Op extends Operation, in C> extends Dest
 
 type Simplify<T> = { [K in keyof T]: T[K] } & {}
 
-type OperationHandler<R, M extends PropertyKey, C, K> = K extends 'delete'
+/** An object as a destination lists it: its match fields are among its fields. */
+type Listed<M extends PropertyKey> = AnyRow & { readonly [K in M as string extends K ? never : K]: unknown }
+type Listing<T> = Iterable<T | readonly T[]> | AsyncIterable<T | readonly T[]>
+
+type HandlerOf<R, M extends PropertyKey, C, K> = K extends 'delete'
   ? (batch: Simplify<Pick<R, M & keyof R>>[], context: Context<C, 'delete'>) => Answer
   : K extends 'replace'
     ? (batches: AsyncIterable<R[]>, context: Context<C, 'replace'>) => Answer
     : K extends 'verify'
       ? (batch: R[], context: Context<C>) => MaybePromise<Iterable<R | Receipt | Unknown>>
-      : K extends Operation
-        ? (batch: R[], context: Context<C, K>) => Answer
-        : never
+      : K extends 'list'
+        ? (context: ListContext<C>) => MaybePromise<Listing<Listed<M>>>
+        : K extends 'held'
+          ? (record: NoInfer<R>, context: ListContext<C>) => AnyRow
+          : K extends Operation
+            ? (batch: R[], context: Context<C, K>) => Answer
+            : never
 
 // `apply?: never` keeps a function with a wrong answer from passing as an object without handlers
-type Handlers<R, M extends PropertyKey, C, K extends Operation | 'verify'> = {
-  [P in K]: OperationHandler<R, M, C, P>
+type Handlers<R, M extends PropertyKey, C, K extends Operation | Question> = {
+  [P in K]: HandlerOf<R, M, C, P>
 } & { readonly apply?: never }
 
 type FunctionOperation = 'insert' | 'upsert'
@@ -243,15 +270,15 @@ type MatchKeys<M> = M extends readonly (infer K)[] ? K & string : M & string
 
 interface Loose<C, CI> {
   <R extends object = AnyRow>(write: Write<R, C>): Finish<R, FunctionOperation, CI>
-  <const K extends Operation | 'verify', R extends object = AnyRow>(
+  <const K extends Operation | Question, R extends object = AnyRow>(
     handlers: Handlers<R, string, C, K>,
-  ): Finish<R, Exclude<K, 'verify'>, CI>
+  ): Finish<R, Exclude<K, Question>, CI>
 }
 interface Typed<RI, RO, M, C, CI> {
   (write: Write<RO, C>): Finish<RI, FunctionOperation, CI>
-  <const K extends Operation | 'verify'>(
+  <const K extends Operation | Question>(
     handlers: Handlers<RO, MatchKeys<M>, C, K>,
-  ): Finish<RI, Exclude<K, 'verify'>, CI>
+  ): Finish<RI, Exclude<K, Question>, CI>
 }
 type Finish<R, Op extends Operation, CI> = [CI] extends [never] ? Destination<R, Op> : Configurable<R, Op, CI>
 
@@ -266,6 +293,11 @@ type Untyped = { record?: never; match?: string | readonly string[] | undefined 
  * (all delivered) or {@link reject}, {@link retry}, {@link unknown} and {@link receipt} for the records concerned.
  * Throwing fails the batch: see {@link RetryableError}, {@link RejectedError}, {@link FatalError}; any other error is
  * judged by its HTTP status, and without one the outcome is unknown.
+ *
+ * Three more handlers are asked and change nothing. `verify` tells which records of a batch are there, when its answer was lost.
+ * `list` gives everything that the destination holds, in the fields of its records, for `verify()` of a sync: an iterable, an async
+ * one, or a promise of one, of objects or arrays of them, best page by page. Where a service gives values back in another form than
+ * it took them, `held` gives a record in the form in which `list` would give it back; what it leaves out is not compared.
  *
  * @throws ConfigError when an option cannot work.
  *
@@ -297,7 +329,7 @@ export function destination(given: number | RawOptions): unknown {
     const plain = typeof implementation === 'function'
     const handlers = plain ? { insert: implementation, upsert: implementation } : { ...implementation }
     const name = options.name ?? ((plain && implementation.name) || 'destination')
-    const known: readonly string[] = ['insert', 'update', 'upsert', 'delete', 'replace', 'verify']
+    const known: readonly string[] = ['insert', 'update', 'upsert', 'delete', 'replace', ...questions]
     for (const [handler, value] of Object.entries(handlers)) {
       if (!known.includes(handler) || typeof value !== 'function') {
         throw new ConfigError(
@@ -305,7 +337,7 @@ export function destination(given: number | RawOptions): unknown {
         )
       }
     }
-    if (!Object.keys(handlers).some((handler) => handler !== 'verify')) {
+    if (operationsOf(handlers).length === 0) {
       throw new ConfigError(`${name}: no handler: give at least one of insert, update, upsert, delete, replace`)
     }
     if (options.config && !options.name) {
@@ -343,6 +375,13 @@ export function definitionOf(value: unknown, where: string): Definition {
   return found
 }
 
+const questions: readonly string[] = ['verify', 'list', 'held'] satisfies Question[]
+
+/** The operations among the handlers. */
+export function operationsOf(handlers: Definition['handlers']): readonly Operation[] {
+  return Object.keys(handlers).filter((handler): handler is Operation => !questions.includes(handler))
+}
+
 function make(definitionHere: Definition): Destination<never> {
   const destination = definitionHere.config
     ? (config: Readonly<Record<string, unknown>>) =>
@@ -350,10 +389,7 @@ function make(definitionHere: Definition): Destination<never> {
     : {}
   return Object.defineProperties(destination, {
     name: { value: definitionHere.name, enumerable: true },
-    operations: {
-      value: Object.keys(definitionHere.handlers).filter((handler) => handler !== 'verify'),
-      enumerable: true,
-    },
+    operations: { value: operationsOf(definitionHere.handlers), enumerable: true },
     with: {
       value: (policy: Policy) =>
         make({ ...definitionHere, policy: parsePolicy(definitionHere.name, policy, definitionHere.policy) }),

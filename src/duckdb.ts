@@ -68,6 +68,20 @@ export async function countOf(connection: DuckDBConnection, what: string): Promi
   return Number(row!.n)
 }
 
+/**
+ * The rows of a query, some at a time, while other queries go on. A stream that fails half-way just ends: whoever must have all of
+ * them counts them.
+ */
+export async function* streamed<Row>(database: Duckdb, sql: string): AsyncGenerator<readonly Row[]> {
+  const connection = await database.connect()
+  const result = await connection.stream(sql)
+  for (;;) {
+    const chunk = await result.fetchChunk()
+    if (!chunk?.rowCount) return
+    yield chunk.getRowObjects(result.deduplicatedColumnNames()) as Row[]
+  }
+}
+
 /** What a query gives, as a Parquet file that is durable when this resolves. */
 export async function copyTo(connection: DuckDBConnection, path: string, select: string): Promise<void> {
   try {

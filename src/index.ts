@@ -7,6 +7,7 @@ export {
   type Destination,
   destination,
   type Guarantees,
+  type ListContext,
   type MaybePromise,
   type Operation,
   type Outcome,
@@ -21,6 +22,7 @@ export {
   type Unknown,
   unknown,
 } from './destination.js'
+export type { Difference, Drift } from './drift.js'
 export type { Duration, Rate, Unit } from './duration.js'
 export {
   AlreadyRunningError,

@@ -265,7 +265,7 @@ async function* stagedRows(state: SyncState, { first, rows }: ReadRow): AsyncGen
 }
 
 /** The same items until the signal aborts, even while the source is silent. */
-async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+export async function* untilAborted<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
   const iterator = items[Symbol.asyncIterator]()
   let stop = (): void => {}
   const ignore = onAbort(signal, () => stop())

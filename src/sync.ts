@@ -1,7 +1,8 @@
 import { hash } from 'node:crypto'
 import type { Secret } from './config.js'
 import { redactLog } from './config.js'
-import { type Destination, definitionOf, type Operation } from './destination.js'
+import { type Destination, definitionOf, type Operation, operationsOf } from './destination.js'
+import { type Drift, verify } from './drift.js'
 import { type Ceiling, ceiling, type Duration, milliseconds } from './duration.js'
 import { ConfigError } from './errors.js'
 import type { Log } from './log.js'
@@ -161,6 +162,21 @@ export interface Sync<Row = any, I = any> {
    * next run sends what has changed since. Rows of which no record can be made stay undelivered. Not for `append`.
    */
   adopt(options?: { signal?: AbortSignal | undefined }): Promise<Run>
+  /**
+   * Has the destination list what it holds, and compares that with what it has acknowledged: what somebody changed or deleted
+   * there, no run would notice. Only the fields that were delivered count. It sends nothing and changes no state. Not for
+   * `append`, nor for a destination without the handler `list`.
+   *
+   * @throws ConfigError, what the destination's `list` threw, {@link AlreadyRunningError} while a run goes on.
+   *
+   * @example
+   * ```ts
+   * const drift = await contacts.verify()
+   * console.log(drift.same, drift.missing, drift.different, drift.unexpected)
+   * for await (const { kind, match, fields } of drift.differences) console.log(kind, match, fields)
+   * ```
+   */
+  verify(options?: { signal?: AbortSignal | undefined }): Promise<Drift<I>>
   /** Forgets what was delivered, read and refused: the next run begins afresh. The destination is not touched. */
   reset(): Promise<void>
 }
@@ -210,6 +226,7 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
       }
       return runSync(definition, { signal }, { adopts: true })
     },
+    verify: async ({ signal = new AbortController().signal } = {}) => (await verify(definition, signal)) as Drift<I>,
     async *deadLetters(where = () => true) {
       const state = await openEmbedded(folder)
       try {
@@ -333,9 +350,7 @@ function define(given: RawOptions): SyncDefinition {
   const missing = needs.find((one) => !destination.handlers[one])
   if (missing) {
     throw wrong(
-      `mode ${mode} needs ${missing}, and ${destination.name} can only ${Object.keys(destination.handlers)
-        .filter((one) => one !== 'verify')
-        .join(', ')}`,
+      `mode ${mode} needs ${missing}, and ${destination.name} can only ${operationsOf(destination.handlers).join(', ')}`,
     )
   }
   if (mode !== 'append' && mode !== 'replace' && !key)
