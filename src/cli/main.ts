@@ -10,6 +10,7 @@ import { planCommand } from './plan.js'
 import { resetCommand } from './reset.js'
 import { adoptCommand, redriveCommand, runCommand } from './run.js'
 import { statusCommand } from './status.js'
+import { verifyCommand } from './verify.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
   version: string
@@ -30,6 +31,7 @@ const program = new Command('spillway')
 for (const command of [
   runCommand(),
   planCommand(),
+  verifyCommand(),
   adoptCommand(),
   statusCommand(),
   deadLettersCommand(),

@@ -47,7 +47,8 @@ Exit codes: 0 nothing to send; 4 there are changes; 1 the plan failed, or a guar
     })
 }
 
-function whole(text: string): number {
+/** The value of `--limit`. */
+export function whole(text: string): number {
   const number = Number(text)
   if (!Number.isSafeInteger(number) || number < 0) throw new InvalidArgumentError('It must be a whole number.')
   return number
@@ -76,7 +77,8 @@ async function show(plan: Plan, limit: number): Promise<void> {
   if (plan.stopped) process.stdout.write(`  a run would stop: ${clean(plan.stopped)}\n`)
 }
 
-async function* first<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator<T> {
+/** At most so many of them; none when the limit is 0. */
+export async function* first<T>(items: AsyncIterable<T>, limit: number): AsyncGenerator<T> {
   if (limit === 0) return
   let shown = 0
   for await (const item of items) {
@@ -111,7 +113,8 @@ function line({ operation, match, record, before, fields, problem }: Change): st
   return styleText('cyan', `~ ${name}  ${changed.join(', ') || 'sent again: what is there is not certain'}`)
 }
 
-function shown(value: unknown): string {
+/** A field's value on one line. */
+export function shown(value: unknown): string {
   if (value === undefined) return 'absent'
   return cut(clean(value instanceof Date ? value.toISOString() : json(value)), 60)
 }

@@ -414,6 +414,73 @@ describe('plan', () => {
   })
 })
 
+/** A mirror of the rows in a file, into a file that anybody may edit. */
+const edited = `
+import { readFileSync, writeFileSync } from 'node:fs'
+import { destination, sync } from 'spillway'
+const read = (file) => JSON.parse(readFileSync(file, 'utf8'))
+const crm = destination({ name: 'crm', match: 'email' })({
+  upsert: (batch) => writeFileSync('crm.json', JSON.stringify(batch)),
+  delete() {},
+  list: () => read('crm.json'),
+})
+const chat = destination({ name: 'chat' })(() => {})
+export const people = sync({ name: 'people', from: () => read('rows.json'), to: crm, key: 'id', mode: 'mirror' })
+export const alerts = sync({ name: 'alerts', from: [{ id: 1 }], to: chat })
+`
+const crmFile = (objects: readonly object[]) => ({ 'crm.json': JSON.stringify(objects) })
+
+describe('verify', () => {
+  test('shows what is not there as it was delivered, and how to put it right; its exit code says whether anything is', async () => {
+    here = await project({ 'spillway.config.mjs': edited, ...rowsFile([ada, grace, { id: 3, email: 'x' }]) })
+    await here.spillway('run', 'people')
+    const first = await here.spillway('verify', 'people')
+    expect(first).toMatchObject({ code: 0, out: 'people: 3 objects: 3 as delivered\n', err: '' })
+    await here.write(crmFile([{ ...ada, score: null, note: 'mine' }, grace, grace, { email: 'y\u001b[31m' }]))
+    const second = await here.spillway('verify', 'people')
+    expect(second.code).toBe(4)
+    expect(second.out).toBe(`people: 3 objects: 1 as delivered, 1 missing, 1 different, 2 unexpected
+  - x
+  ~ ada@example.com  score: 1 → null
+  ? grace@example.com  another object has the same email
+  ? y\\u001b[31m
+  to put it right: send everything again with full (spillway run people --full); no run takes away what is unexpected: look at it there
+`)
+    expect((await here.spillway('verify', 'people', '--limit', '1')).out).toContain('and 3 more: --limit 4\n')
+    await here.spillway('run', 'people', '--full')
+    expect((await here.spillway('verify', 'people')).code).toBe(0)
+  })
+
+  test('with --json prints the counts and then each difference', async () => {
+    here = await project({ 'spillway.config.mjs': edited, ...rowsFile([ada]) })
+    await here.spillway('run')
+    await here.write(crmFile([{ ...ada, score: 2 }]))
+    const { code, out } = await here.spillway('verify', 'people', '--json')
+    const [counts, difference, ...others] = out
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(counts).toMatchObject({ sync: 'people', known: 1, same: 0, different: 1 })
+    expect(difference).toMatchObject({ sync: 'people', kind: 'different', match: ada.email, fields: ['score'] })
+    expect(difference).toMatchObject({ expected: ada, found: { ...ada, score: 2 } })
+    expect([others, code]).toEqual([[], 4])
+  })
+
+  test('names the syncs that cannot be verified, and verifies the others', async () => {
+    here = await project({ 'spillway.config.mjs': edited, ...rowsFile([ada]) })
+    await here.spillway('run')
+    const refused = await here.spillway('verify')
+    expect(refused).toMatchObject({ code: 2, out: 'people: 1 object: 1 as delivered\n' })
+    expect(refused.err).toBe(
+      'spillway: alerts: append knows no objects, so there is nothing to verify; give a key and a keyed mode\n',
+    )
+    await here.write({ 'crm.json': '{' })
+    const failed = await here.spillway('verify', 'people')
+    expect(failed).toMatchObject({ code: 1, out: '' })
+    expect(failed.err).toMatch(/^spillway: people: crm could not be listed: .*JSON.*\. Nothing was changed\n$/)
+  })
+})
+
 describe('dead-letters', () => {
   test('show key, reason, time and attempts; the row only when asked', async () => {
     here = await project({ 'spillway.config.ts': people })
@@ -567,7 +634,7 @@ describe('usage', () => {
 
   test('has help with examples for each command, and a version', async () => {
     here = await project()
-    for (const command of ['run', 'status', 'dead-letters', 'redrive', 'reset', 'init']) {
+    for (const command of ['run', 'verify', 'status', 'dead-letters', 'redrive', 'reset', 'init']) {
       const { code, out } = await here.spillway(command, '--help')
       expect(out, command).toMatch(new RegExp(`Examples?:\\n {2}spillway ${command}`))
       expect(code).toBe(0)

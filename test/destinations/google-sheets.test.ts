@@ -1148,6 +1148,131 @@ test('replace makes the tab, grows it, and keeps to a write a second', async () 
   expect(times[1]! - times[0]!).toBeGreaterThanOrEqual(990)
 })
 
+// ---- verify() of a sync ----------------------------------------------------------------------------------------------
+
+/** What `verify()` finds in the tab, after the records were sent. */
+async function driftOf(records: AnyRow[], options: Partial<GoogleSheetsOptions> & { key?: string | string[] } = {}) {
+  const { key = 'id', ...rest } = options
+  const drift = await sync({ name: 'people', from: records, to: people(rest), state, log, key }).verify()
+  const { known, same, missing, different, unexpected } = drift
+  const differences: unknown[] = []
+  for await (const { kind, match, fields, found } of drift.differences) differences.push([kind, match, fields, found])
+  return { counts: { known, same, missing, different, unexpected }, differences }
+}
+
+const allTheSame = (known: number) => ({ known, same: known, missing: 0, different: 0, unexpected: 0 })
+
+test('verify finds everything as it was sent, whatever Sheets makes of the values and wherever the columns stand', async () => {
+  book({ People: [['note', 'name', '', 'id']] })
+  const records = [
+    { id: 1, name: 'Ada', zero: 0, no: false, empty: '', none: null, half: 0.1, nan: Number.NaN },
+    { id: 2n, name: undefined, safe: 9_007_199_254_740_991n, big: 9_007_199_254_740_993n, decimal: '0.10' },
+    {
+      id: '3',
+      day: '2026-11-21',
+      instant: new Date('2026-11-21T10:00:00.123Z'),
+      list: [1, 2n, null],
+      object: { a: {} },
+    },
+    { id: '=1+1', name: '=1+1' },
+  ]
+  await send(records, { key: 'id' })
+  await handWrite('People!A2', [['a remark']])
+  expect(await driftOf(records)).toEqual({ counts: allTheSame(4), differences: [] })
+})
+
+test('verify finds cells that were changed, rows that were deleted, added or doubled, and leaves rows without a key alone', async () => {
+  book()
+  const records = [1, 2, 3, 4].map((id) => ({ id, name: `n${id}`, score: id }))
+  await send(records, { key: 'id' })
+  await handWrite('People!A2', [
+    ['1', 'n1', 10], // the key was typed anew, as text
+    [2, '', 2],
+    [5, 'by hand', 5],
+    [4, 'n4', 4],
+    ['', '', 'sum'],
+    [4, 'n4', 4],
+  ])
+  expect(await driftOf(records)).toEqual({
+    counts: { known: 4, same: 1, missing: 1, different: 2, unexpected: 2 },
+    differences: [
+      ['missing', 3, [], undefined],
+      ['different', 1, ['score'], { id: '1', name: 'n1', score: 10 }],
+      ['different', 2, ['name'], { id: '2', name: null, score: 2 }],
+      ['unexpected', '5', [], { id: '5', name: 'by hand', score: 5 }],
+      ['unexpected', '4', [], { id: '4', name: 'n4', score: 4 }],
+    ],
+  })
+})
+
+test('verify writes nothing, reads a large tab in pages, and asks at most once a second', async () => {
+  book()
+  const wide = Object.fromEntries(Array.from({ length: 24 }, (_, column) => [`c${column}`, column]))
+  const records = Array.from({ length: 4_500 }, (_, row) => ({ id: row, ...wide }))
+  await send(records, { key: 'id' })
+  const before = box.requests.length
+  expect(await driftOf(records)).toEqual({ counts: allTheSame(4_500), differences: [] })
+  const asked = box.requests.slice(before)
+  expect(asked.filter(writes)).toEqual([])
+  const pages = asked.filter(({ path }) => path.includes('values:batchGet')).slice(-3)
+  expect(pages[2]!.time.getTime() - pages[0]!.time.getTime()).toBeGreaterThanOrEqual(1_990)
+})
+
+test('verify finds a tab that is gone, a header alone, and a column that was deleted', async () => {
+  book()
+  const records = [
+    { id: 1, name: 'a' },
+    { id: 2, name: 'b' },
+  ]
+  await send(records, { key: 'id' })
+  await handWrite('People!B1', [['renamed']])
+  expect(await driftOf(records)).toMatchObject({ counts: { same: 0, different: 2 } })
+  await handWrite('People!A1', [['other', 'name']])
+  await expect(driftOf(records)).rejects.toThrow('row 1 of People has no column id, by which rows are to be found')
+  const all = { startIndex: 1, endIndex: 1000 }
+  await handChange({ deleteDimension: { range: { sheetId: await sheetId(), dimension: 'ROWS', ...all } } })
+  expect(await driftOf(records)).toMatchObject({ counts: { missing: 2 } })
+  await handChange({ deleteSheet: { sheetId: await sheetId() } })
+  expect(await driftOf(records)).toMatchObject({ counts: { known: 2, missing: 2, unexpected: 0 } })
+})
+
+test('verify compares only the columns that are written, by several match fields too', async () => {
+  book()
+  const records = [
+    { shop: 'a', day: 1, sum: 1, secret: 's' },
+    { shop: 'a', day: 2, sum: 2, secret: 's' },
+  ]
+  const key = ['shop', 'day']
+  await send(records, { key, columns: ['sum'] })
+  expect(await driftOf(records, { key, columns: ['sum'] })).toEqual({ counts: allTheSame(2), differences: [] })
+  await handWrite('People!C3', [[7]])
+  expect(await driftOf(records, { key, columns: ['sum'] })).toMatchObject({
+    differences: [['different', ['a', 2], ['sum'], { shop: 'a', day: '2', sum: 7 }]],
+  })
+})
+
+test('verify does not take for drift what Google read as if it were typed', async () => {
+  book()
+  const records = [
+    { id: '007', name: 'Ada', share: '12%', day: '2026-11-21', yes: 'TRUE', n: 3 },
+    { id: '2', name: '-', share: '+3', day: '1e3', yes: 'false', n: 4 },
+  ]
+  await send(records, { input: 'USER_ENTERED', key: 'id' })
+  const options = { input: 'USER_ENTERED' } as const
+  expect(await driftOf(records, options)).toEqual({ counts: allTheSame(2), differences: [] })
+  await handWrite('People!B2', [['Eve', 9, 9, false, 5]])
+  expect(await driftOf(records, options)).toMatchObject({ differences: [['different', '007', ['name', 'n'], {}]] })
+})
+
+test('verify of a quota begins again, and a spreadsheet that is not shared is named', async () => {
+  book()
+  await send([{ id: 1 }], { key: 'id' })
+  box.faults.next({ kind: 'status', status: 429, when: ({ path }) => path.includes('values:batchGet') })
+  expect(await driftOf([{ id: 1 }])).toMatchObject({ counts: allTheSame(1) })
+  box.faults.next({ kind: 'status', status: 404, when: reads })
+  await expect(driftOf([{ id: 1 }])).rejects.toThrow('check the id book')
+})
+
 // ---- helpers ---------------------------------------------------------------------------------------------------------
 
 type Handled = { readonly record: AnyRow; readonly reason: string }
