@@ -243,12 +243,13 @@ type Simplify<T> = { [K in keyof T]: T[K] } & {}
 type Listed<M extends PropertyKey> = AnyRow & { readonly [K in M as string extends K ? never : K]: unknown }
 type Listing<T> = Iterable<T | readonly T[]> | AsyncIterable<T | readonly T[]>
 
+// `NoInfer`: what a handler takes says what the records are; a property's type is held against each of these
 type HandlerOf<R, M extends PropertyKey, C, K> = K extends 'delete'
   ? (batch: Simplify<Pick<R, M & keyof R>>[], context: Context<C, 'delete'>) => Answer
   : K extends 'replace'
     ? (batches: AsyncIterable<R[]>, context: Context<C, 'replace'>) => Answer
     : K extends 'verify'
-      ? (batch: R[], context: Context<C>) => MaybePromise<Iterable<R | Receipt | Unknown>>
+      ? (batch: R[], context: Context<C>) => MaybePromise<Iterable<NoInfer<R> | Receipt | Unknown>>
       : K extends 'list'
         ? (context: ListContext<C>) => MaybePromise<Listing<Listed<M>>>
         : K extends 'held'

@@ -33,7 +33,6 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
 interface Options {
   readonly mode?: Exclude<Mode, 'append'>
   readonly rows?: AnyRow[]
-  readonly match?: string
   readonly policy?: Policy
   readonly cursor?: string
   /** Instead of all objects, in two pages. */
@@ -42,31 +41,32 @@ interface Options {
 }
 
 /** A CRM that holds objects by their email, which somebody may change by hand. */
-async function crm({ mode = 'mirror', rows = people(4), match = 'email', policy, cursor, list, held }: Options = {}) {
+async function crm({ mode = 'mirror', rows = people(4), policy, cursor, list, held }: Options = {}) {
   const source = { rows }
   const objects = new Map<unknown, AnyRow>()
   const sent: string[] = []
   const lost = { answer: false }
   const write = (batch: AnyRow[]) => {
-    for (const record of batch) objects.set(record[match], { ...objects.get(record[match]), ...record })
-    sent.push(...batch.map((record) => `write ${record[match]}`))
+    for (const record of batch) objects.set(record['email'], { ...objects.get(record['email']), ...record })
+    sent.push(...batch.map((record) => `write ${record['email']}`))
     if (lost.answer) throw new FatalError('crm: cut off')
   }
-  const to = destination({ name: 'crm', match, batchSize: 100, settle: '1ms', atomic: false })({
+  const make = destination({ name: 'crm', match: 'email', settle: '1ms', atomic: false })
+  const handlers = {
     insert: write,
     update: write,
     upsert: write,
     delete(batch: AnyRow[]) {
-      sent.push(...batch.map((record) => `delete ${record[match]}`))
-      for (const record of batch) objects.delete(record[match])
+      sent.push(...batch.map((record) => `delete ${record['email']}`))
+      for (const record of batch) objects.delete(record['email'])
     },
     async replace(batches: AsyncIterable<AnyRow[]>) {
       objects.clear()
       for await (const batch of batches) write(batch)
     },
     list: (list as () => AnyRow[][]) ?? (() => [[...objects.values()].slice(0, 2), [...objects.values()].slice(2)]),
-    ...(held && { held }),
-  }).with(policy ?? {})
+  }
+  const to = (held ? make({ ...handlers, held }) : make(handlers)).with(policy ?? {})
   const state = await stateFolder()
   const from = () => source.rows
   const one = sync({

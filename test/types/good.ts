@@ -3,6 +3,7 @@
 import {
   type Context,
   type DeadLetter,
+  type Difference,
   destination,
   FatalError,
   type Injected,
@@ -284,6 +285,67 @@ destination({ name: 'verified', record: Contact, match: ['email', 'name'] })({
     for (const { email, name } of batch) console.log(email, name?.length)
   },
 })
+
+// list: all that is there, in pages, in any iterable or a promise of one; held: a record as list gives it back
+interface Stored {
+  email: string
+  archived: boolean
+}
+const listed = destination({
+  name: 'listed',
+  record: Contact,
+  match: 'email',
+  config: z.object({ url: z.string() }),
+})({
+  upsert() {},
+  async *list({ config, http, match, signal, log, sync: name }) {
+    for (let page = 0; !signal.aborted; page++) {
+      const found = await http.get<Stored[]>(config.url, { query: { page, match: match.join() } })
+      if (found.length === 0) return log.debug(name)
+      yield found.filter((contact) => !contact.archived)
+    }
+  },
+  held: ({ email, name, score }, { config }) => ({
+    email: email.toLowerCase(),
+    name,
+    score: `${score}`,
+    at: config.url,
+  }),
+})
+destination({ record: Contact, match: ['email', 'name'] })({
+  delete(batch) {
+    console.log(batch[0]?.email.length)
+  },
+  list: () => [{ email: 'a', name: null, others: 1 }, [{ email: 'a', name: undefined }]],
+})
+destination(1)({ insert() {}, list: async () => new Set([{ id: 1 }]), held: (record) => ({ ...record, id: 1 }) })
+destination({ match: 'id' })({
+  upsert: (batch: Lead[]) => console.log(batch[0]?.email),
+  list: ({ http }) => http.get<Lead[]>('https://x.test'),
+  held: (lead) => ({ id: lead.id.toFixed() }),
+})
+// what is listed says nothing about the records
+const numbered = destination(1)({
+  upsert() {},
+  verify: () => [],
+  list: async () => [[{ id: 1 }]],
+  held: (record) => record,
+})
+await sync({ name: 'numbered', from: [{ name: 'a' }], to: numbered, key: 'name' }).run()
+const drift = await sync({ name: 'drift', from: leads, to: listed, key: 'id' }).verify({
+  signal: AbortSignal.timeout(1),
+})
+console.log(drift.same + drift.missing + drift.different + drift.unexpected + drift.dirty, drift.remedy?.length)
+const drifted: Difference<z.input<typeof Contact>>[] = []
+for await (const difference of drift.differences) {
+  drifted.push(difference)
+  console.log(
+    difference.kind === 'missing',
+    difference.expected?.email.length,
+    difference.found?.['at'],
+    difference.fields,
+  )
+}
 
 // what a destination guarantees, and where it writes to
 const board = destination({

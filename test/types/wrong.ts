@@ -269,6 +269,30 @@ destination({ record: Contact, match: 'email' })({
 destination({ record: Contact })({ insert() {}, verify: (batch) => batch.map(() => true) })
 // @ts-expect-error a rejection is no answer to whether a record is there
 destination({ record: Contact })({ insert() {}, verify: (batch) => batch.map((contact) => reject(contact, 'gone')) })
+// @ts-expect-error list gives objects, not their ids
+destination(1)({ insert() {}, list: () => ['1', '2'] })
+// @ts-expect-error an object without the match field is never found
+destination({ record: Contact, match: 'email' })({ insert() {}, list: async () => [{ mail: 'a' }] })
+destination({ record: Contact })({
+  insert() {},
+  list({ config, ...context }) {
+    // @ts-expect-error a listing is no batch
+    return [{ config, key: context.idempotencyKey }]
+  },
+})
+destination({ record: Contact })({
+  insert() {},
+  // @ts-expect-error no such field
+  held: (contact) => ({ email: contact.mail }),
+})
+sync({
+  name: 'listed',
+  from: leads,
+  to: destination(1)({ upsert() {}, list: () => [] }),
+  key: 'id',
+  // @ts-expect-error list is no mode
+  mode: 'list',
+})
 destination({ name: 'x', config: z.object({ token: z.string() }) })((_, { config }) => {
   // @ts-expect-error no such config field
   console.log(config.tokn)
@@ -314,6 +338,10 @@ run.run({
     // @ts-expect-error the total is not known before the source has been read
     console.log(progress.total.toFixed())
   },
+})
+run.verify().then((drift) => {
+  // @ts-expect-error no such count
+  console.log(drift.changed)
 })
 run.redrive({
   // @ts-expect-error no such column
