@@ -186,12 +186,16 @@ export async function fill(
   const [at] = await rowsOf<{ schema: string }>(connection, 'select current_schema() as schema')
   const appender = await connection.createAppender(table, at!.schema)
   const types: DuckDBType[] = Array.from({ length: appender.columnCount }, (_, column) => appender.columnType(column))
-  for await (const rows of batches) {
-    for (let start = 0; start < rows.length; start += 2_048) {
-      const chunk = DuckDBDataChunk.create(types)
-      chunk.setRows(rows.slice(start, start + 2_048))
-      appender.appendDataChunk(chunk)
+  try {
+    for await (const rows of batches) {
+      for (let start = 0; start < rows.length; start += 2_048) {
+        const chunk = DuckDBDataChunk.create(types)
+        chunk.setRows(rows.slice(start, start + 2_048))
+        appender.appendDataChunk(chunk)
+      }
     }
+  } finally {
+    // one that is left open gives its rows later, when it is collected, to whatever table has this name by then
+    appender.closeSync()
   }
-  appender.closeSync()
 }
