@@ -1,5 +1,5 @@
 import { existsSync, rmSync } from 'node:fs'
-import { mkdtemp } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { DuckDBValue } from '@duckdb/node-api'
@@ -80,6 +80,9 @@ export async function verify(definition: SyncDefinition, signal: AbortSignal): P
     } finally {
       await state?.close()
     }
+  } catch (error) {
+    await rm(own, { recursive: true, force: true })
+    throw error
   } finally {
     await kept?.close()
   }
@@ -109,7 +112,7 @@ function sendAgain(definition: SyncDefinition): string {
     : `forget what was delivered with reset (spillway reset ${name}) and run it again`
 }
 
-/** Folders of drifts, which can be read until the process ends. */
+/** Folders of drifts, which can be read until the process ends; one listener for all, because Node warns of many. */
 const folders = new Set<string>()
 
 async function ownFolder(): Promise<string> {
