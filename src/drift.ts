@@ -5,13 +5,14 @@ import { join } from 'node:path'
 import type { DuckDBValue } from '@duckdb/node-api'
 import { redact } from './config.js'
 import type { ListContext } from './destination.js'
-import { copyTo, countOf, type Duckdb, fill, literal, openDuckdb, streamed } from './duckdb.js'
+import { copyTo, countOf, type Duckdb, fill, openDuckdb, streamedRows } from './duckdb.js'
 import { ConfigError, FatalError, SpillwayError } from './errors.js'
 import { createHttp } from './http.js'
 import { fullJitter, Pace, retrying } from './pace.js'
 import { untilAborted } from './read.js'
 import { comparisonOf, configOf, identityOf, type SyncDefinition, showsAll } from './run.js'
 import { loadSnapshot } from './snapshot.js'
+import { literal } from './sources/sql.js'
 import { openEmbedded } from './state/embedded.js'
 import type { SyncState } from './state/state.js'
 import { type AnyRow, canonical, decodeRows, describe, keyOf, losslessText, RowError } from './values.js'
@@ -226,7 +227,7 @@ async function* heldOf(
   listing: Listing,
   there: string,
 ): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  for await (const rows of streamed<Delivered>(database, `select key, record, dirty from ${there}`)) {
+  for await (const rows of streamedRows<Delivered>(database, `select key, record, dirty from ${there}`)) {
     yield rows.map(({ key, record, dirty }) => {
       const [match, held] = listing.kept(listing.held(decodeRows(`[${record}]`, true)[0]!), 'held')
       return [key, match, record, held, dirty]
@@ -250,7 +251,7 @@ async function compareFields(database: Duckdb, name: string): Promise<void> {
 }
 
 async function* differing(database: Duckdb, pairs: string): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
-  for await (const rows of streamed<{ place: number; held: string; record: string }>(
+  for await (const rows of streamedRows<{ place: number; held: string; record: string }>(
     database,
     `select l.place, e.held, l.record from ${pairs}`,
   )) {
@@ -426,7 +427,7 @@ async function* readDifferences(
 ): AsyncGenerator<Difference, void, undefined> {
   const database = await openDuckdb(spill)
   try {
-    for await (const rows of streamed<StoredDifference>(
+    for await (const rows of streamedRows<StoredDifference>(
       database,
       `select kind, expected, found, fields, reason from read_parquet(${literal(file)}) order by place`,
     )) {

@@ -68,20 +68,6 @@ export async function countOf(connection: DuckDBConnection, what: string): Promi
   return Number(row!.n)
 }
 
-/**
- * The rows of a query, some at a time, while other queries go on. A stream that fails half-way just ends: whoever must have all of
- * them counts them.
- */
-export async function* streamed<Row>(database: Duckdb, sql: string): AsyncGenerator<readonly Row[]> {
-  const connection = await database.connect()
-  const result = await connection.stream(sql)
-  for (;;) {
-    const chunk = await result.fetchChunk()
-    if (!chunk?.rowCount) return
-    yield chunk.getRowObjects(result.deduplicatedColumnNames()) as Row[]
-  }
-}
-
 /** What a query gives, as a Parquet file that is durable when this resolves. */
 export async function copyTo(connection: DuckDBConnection, path: string, select: string): Promise<void> {
   try {
@@ -99,10 +85,11 @@ export async function* streamed(database: Duckdb, sql: string): AsyncGenerator<C
   const connection = await database.connect()
   try {
     const result = await connection.stream(sql)
-    const readers = result.columnNames().map((_, index) => converter(result.columnLogicalType(index)).read)
+    const names = result.columnNames()
+    const readers = names.map((_, index) => converter(result.columnLogicalType(index)).read)
     for (let chunk = await result.fetchChunk(); chunk?.rowCount; chunk = await result.fetchChunk()) {
       const from = chunk
-      yield { count: chunk.rowCount, columns: readers.map((read, index) => columnOf(from, index, read)) }
+      yield { names, count: chunk.rowCount, columns: readers.map((read, index) => columnOf(from, index, read)) }
     }
     // one that fails half-way ends just like a complete one, but no longer calls itself streaming
     if (!result.isStreaming) throw new Error('a query of the embedded DuckDB broke off half-way')
@@ -112,9 +99,19 @@ export async function* streamed(database: Duckdb, sql: string): AsyncGenerator<C
 }
 
 export interface Columns {
+  readonly names: readonly string[]
   readonly count: number
   // biome-ignore lint/suspicious/noExplicitAny: what the query gives
   readonly columns: readonly any[][]
+}
+
+/** The same as rows. */
+export async function* streamedRows<Row>(database: Duckdb, sql: string): AsyncGenerator<readonly Row[]> {
+  for await (const { names, count, columns } of streamed(database, sql)) {
+    yield Array.from({ length: count }, (_, row) =>
+      Object.fromEntries(names.map((name, index) => [name, columns[index]![row]])),
+    ) as Row[]
+  }
 }
 
 /** A text file of lines that DuckDB reads as a table: many times as fast as values handed over one by one. */

@@ -63,7 +63,7 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
       create view recent as from learnt union all from (${file(recent)}) anti join learnt using (key)`)
   }
   await connection.run(`create view snapshot as
-    select *, coalesce(other, key) as match
+    select *, nullif(coalesce(other, key), '') as match
     from (from written anti join learnt using (key) union all from learnt) where ${something}`)
 }
 
