@@ -8,6 +8,7 @@ import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, writeSnapshot } from './snapshot.js'
 import { literal } from './sources/sql.js'
+import { rowLine } from './stage.js'
 import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
 import { type AnyRow, canonical, decodeTexts, keyOf, losslessText } from './values.js'
 import { messageOf } from './verdict.js'
@@ -27,8 +28,8 @@ export interface PlanOptions {
   readonly state: SyncState
   /** The rows to compare; in a partial read with those that are still open in the plan before. */
   readonly incoming: Incoming
-  /** Stages rows that are not staged yet, and answers the ordinal of the first; without it, nothing is to be sent. */
-  readonly keep: ((rows: readonly AnyRow[]) => Promise<number>) | undefined
+  /** Stages rows that are not staged yet, as lines, and answers the ordinal of the first; without it, nothing is to be sent. */
+  readonly keep: ((lines: readonly string[]) => Promise<number>) | undefined
   /** The sync, for errors. */
   readonly where: string
   /** Without one (in `replace`), rows are told apart by what they hold. */
@@ -43,6 +44,8 @@ export interface PlanOptions {
   /** Fields by which the destination finds its object. */
   readonly match: readonly string[]
   readonly make: MakeRecord
+  /** Records are the rows as they are, where they can be made at all. */
+  readonly asTheyAre: boolean
   /** What the records are made by. */
   readonly version: string
   /** The read showed the whole source: what it does not show again is superseded, and a key twice is an error. */
@@ -328,19 +331,20 @@ function decoded(relation: string): string {
 
 /** Makes records of the rows that are wanted, and decides about each. Answers whether a record is found by anything but its row's key. */
 async function writeMade(database: Duckdb, options: PlanOptions, lines: LineFile): Promise<boolean> {
-  const { incoming, keep, match, make, full, again } = options
+  const { incoming, keep, match, make, asTheyAre, full, again } = options
   const { staged } = incoming
   let line = 0
   let apart = false
   for await (const { count, columns } of streamed(database, await wantedRows(database.connection, incoming))) {
     const [ns, carried, keys, his, los, knowns, dirties, befores, trieds, tries, remoteIds, landings, held] = columns
     const rows = incoming.rows(columns.slice(13), count)
-    const first = staged ? undefined : await keep?.(rows)
+    const texts = staged ? [] : rows.map(losslessText)
+    const first = staged ? undefined : await keep?.(texts.map((text, index) => rowLine(keys![index], text)))
     for (let index = 0; index < count; index++) {
       const row = rows[index]!
       const key: string | null = keys![index]
       const making = make(row, key ?? undefined)
-      const made = kept(making instanceof Promise ? await making : making)
+      const made = kept(making instanceof Promise ? await making : making, asTheyAre ? texts[index] : undefined)
       const { problem } = made
       const text = problem === null ? made.text : losslessText(row)
       const isKnown = knowns![index] === true
@@ -579,10 +583,10 @@ function isSame(one: string, other: string): boolean {
 type Kept = { readonly problem: null; readonly record: AnyRow; readonly text: string } | { readonly problem: string }
 
 /** A record as the plan keeps it. */
-function kept(made: object | Unfit): Kept {
+function kept(made: object | Unfit, text: string | undefined): Kept {
   if (made instanceof Unfit) return { problem: wellFormed(made.problem) }
   try {
-    return { problem: null, record: made, text: losslessText(made) }
+    return { problem: null, record: made, text: text ?? losslessText(made) }
   } catch (error) {
     return { problem: `the record ${wellFormed(messageOf(error))}` }
   }

@@ -129,12 +129,12 @@ export class Reader {
     }
   }
 
-  /** Stages rows of a source that was read at once, until {@link seal}. Answers the ordinal of the first. */
-  async keep(rows: readonly object[]): Promise<number> {
+  /** Stages rows of a source that was read at once, as lines, until {@link seal}. Answers the ordinal of the first. */
+  async keep(lines: readonly string[]): Promise<number> {
     const { state, name } = this.#options
     this.#kept ??= new StageWriter(state, await state.beginRead(true), name, () => this.#grew(), this.#keyed)
     const first = this.#kept.next
-    await this.#kept.add(rows)
+    await this.#kept.add(lines)
     return first
   }
 

@@ -463,7 +463,7 @@ class Running {
       deletes: this.#definition.mode === 'mirror' && complete && !this.#adopts,
       state,
       incoming,
-      keep: (rows) => this.#reader.keep(rows),
+      keep: (lines) => this.#reader.keep(lines),
       complete,
       full: this.#options.full ?? false,
       database: await this.#database(),
@@ -666,14 +666,15 @@ function matchOf({ destination, key }: SyncDefinition): readonly string[] {
 /** What the comparison is made by. */
 export function comparisonOf(
   definition: SyncDefinition,
-): Pick<PlanOptions, 'where' | 'key' | 'operation' | 'deletes' | 'match' | 'make' | 'version'> {
+): Pick<PlanOptions, 'where' | 'key' | 'operation' | 'deletes' | 'match' | 'make' | 'asTheyAre' | 'version'> {
   const { name, destination, key, cursor, map, mode, operation, version } = definition
   const match = matchOf(definition)
   const deletes = mode === 'mirror'
   // what is to be deleted one day must be found again
   const needed = deletes ? match : (destination.match ?? [])
   const make = recordMaker({ destination, key, cursor: cursor?.column, map, needed })
-  return { where: name, key, operation, deletes, match, make, version }
+  const asTheyAre = !map && !destination.record
+  return { where: name, key, operation, deletes, match, make, asTheyAre, version }
 }
 
 /** Why a run must not begin that would delete more than was meant. */

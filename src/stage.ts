@@ -23,8 +23,8 @@ const linesFlag = 4
 
 /** What DuckDB finds in a segment of lines; headers have an ordinal of -1. */
 export const lineColumns = { n: 'bigint', key: 'varchar', line: 'varchar' }
-/** Stands for a null in lines: no JSON text looks like it. */
-export const noKey = '\\N'
+/** Stands for a null in lines: no canonical text looks like it. */
+const noKey = '\\N'
 
 /** Bytes in one frame, about: V8 makes and frees a string of this length much faster than one of more than 128 kB. */
 const frameBytes = 64 * 1024
@@ -61,7 +61,7 @@ export class StageWriter {
   #segment: SegmentRow | undefined
   #file: FileHandle | undefined
   /** Rows not yet in a frame, frames not yet written. */
-  #loose: readonly object[] = []
+  #loose: readonly (object | string)[] = []
   #frameRows = 100
   #frames = Buffer.allocUnsafeSlow(bufferBytes)
   #bytes = 0
@@ -96,10 +96,10 @@ export class StageWriter {
   }
 
   /**
-   * Takes rows; waits only while the disk does not keep up. `step` is where the cursor stands after these rows, `letters`
+   * Takes rows, or keyed rows as {@link rowLine} writes them; waits only while the disk does not keep up. `step` is where the cursor stands after these rows, `letters`
    * the dead letters that they replace.
    */
-  async add(rows: readonly object[], step?: CursorStep, letters: readonly number[] = []): Promise<void> {
+  async add(rows: readonly (object | string)[], step?: CursorStep, letters: readonly number[] = []): Promise<void> {
     this.#loose = this.#loose.length === 0 && rows.length >= this.#frameRows ? rows : [...this.#loose, ...rows]
     this.#letters.push(...letters)
     if (step) this.#step = this.#step ? { ...step, seen: [...this.#step.seen, ...step.seen] } : step
@@ -159,8 +159,10 @@ export class StageWriter {
     }
   }
 
-  #encodeFrame(rows: readonly object[]): void {
-    const { text, tagged } = this.#keyed ? this.#lines(rows, this.#keyed) : encode(rows, this.#where, this.#total)
+  #encodeFrame(rows: readonly (object | string)[]): void {
+    const { text, tagged } = this.#keyed
+      ? { text: this.#lines(rows, this.#keyed), tagged: false }
+      : encode(rows as readonly object[], this.#where, this.#total)
     this.#makeRoom(text)
     const header = this.#bytes
     const payload = header + headerBytes
@@ -176,16 +178,22 @@ export class StageWriter {
     this.#frameRows = Math.max(1, Math.min(frameRows, Math.floor((frameBytes * rows.length) / bytes)))
   }
 
-  #lines(rows: readonly object[], { key }: Keyed): { text: string; tagged: boolean } {
+  #lines(rows: readonly (object | string)[], { key }: Keyed): string {
     let text = ''
     for (let index = 0; index < rows.length; index++) {
-      const row = rows[index] as AnyRow
-      const own = encode([row], this.#where, this.#total + index).text.slice(1, -1)
-      const line = `${this.#next + index}\t${(key && keyOf(row, key)) ?? noKey}\t${own}\n`
+      const row = rows[index]!
+      const own = typeof row === 'string' ? row : this.#rowLine(row, index, key)
+      const line = `${this.#next + index}\t${own}\n`
+      // in UTF-8, at most three bytes for each of JavaScript's units
       this.#longest = Math.max(this.#longest, line.length * 3)
       text += line
     }
-    return { text, tagged: false }
+    return text
+  }
+
+  #rowLine(row: object, index: number, key: readonly string[] | undefined): string {
+    const text = encode([row], this.#where, this.#total + index).text.slice(1, -1)
+    return rowLine(key && keyOf(row, key), text)
   }
 
   /** So that a frame with this text fits. */
@@ -234,6 +242,11 @@ type Group = {
   readonly longest: number
   readonly step: CursorStep | undefined
   readonly letters: readonly number[]
+}
+
+/** A keyed row as it is staged, without its ordinal. */
+export function rowLine(key: string | null | undefined, text: string): string {
+  return `${key ?? noKey}\t${text}`
 }
 
 /** How rows that are to be compared are told apart: by these columns, or by all that they hold. */

@@ -1,10 +1,9 @@
 import { existsSync } from 'node:fs'
-import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { destination, reject, sync } from '../src/index.js'
 import { quiet } from './support/quiet.js'
-import { stateFolder } from './support/state-folder.js'
+import { contentOf, stateFolder } from './support/state-folder.js'
 
 type Person = { id: number; email: string; score: number | null; tags: string[] }
 const people = (count: number): Person[] =>
@@ -81,14 +80,9 @@ describe('plan()', () => {
     const { one, source, state } = await mirror()
     await one.run()
     source.rows = people(9)
-    const read = async () => {
-      const files = await readdir(state, { recursive: true, withFileTypes: true })
-      const kept = files.filter((file) => file.isFile() && !file.name.startsWith('state.db-'))
-      return Promise.all(kept.map(async (file) => [file.name, await readFile(join(file.parentPath, file.name), 'hex')]))
-    }
-    const before = await read()
+    const before = await contentOf(state)
     await one.plan()
-    expect(await read()).toEqual(before)
+    expect(await contentOf(state)).toEqual(before)
   })
 
   it('can be read again and again, and by part', async () => {

@@ -1,11 +1,9 @@
 import { existsSync } from 'node:fs'
-import { readdir, readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import Sqlite from 'libsql'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import {
   type AnyRow,
@@ -20,7 +18,7 @@ import {
   sync,
 } from '../src/index.js'
 import { quiet } from './support/quiet.js'
-import { stateFolder } from './support/state-folder.js'
+import { contentOf, stateFolder } from './support/state-folder.js'
 
 const people = (count: number): AnyRow[] =>
   Array.from({ length: count }, (_, id) => ({ id, email: `p${id}@example.com`, score: id / 10 }))
@@ -296,29 +294,11 @@ describe('verify()', () => {
   it('sends nothing and changes nothing of the state, and the next run sends nothing either', async () => {
     const { one, objects, sent, state } = await crm()
     await one.run()
-    // of the database what it says: SQLite itself moves that from the log into the file when it likes
-    const read = async () => {
-      const files = await readdir(state, { recursive: true, withFileTypes: true })
-      const kept = files.filter((file) => file.isFile() && !file.name.startsWith('state.db'))
-      const database = new Sqlite(join(state, 'state.db'))
-      const tables = database.prepare(`select name from sqlite_master where type = 'table' order by name`).all()
-      const rows = (tables as { name: string }[]).map(({ name }) => [
-        name,
-        database.prepare(`select * from ${name}`).all(),
-      ])
-      database.close()
-      return [
-        rows,
-        await Promise.all(
-          kept.map(async (file) => [file.name, await readFile(join(file.parentPath, file.name), 'hex')]),
-        ),
-      ]
-    }
-    const before = await read()
+    const before = await contentOf(state)
     sent.length = 0
     objects.clear()
     expect(await one.verify()).toMatchObject({ missing: 4 })
-    expect(await read()).toEqual(before)
+    expect(await contentOf(state)).toEqual(before)
     expect(await one.run()).toMatchObject({ delivered: 0, unchanged: 4 })
     expect(sent).toEqual([])
   })

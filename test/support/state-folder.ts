@@ -1,5 +1,5 @@
 import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Sqlite from 'libsql'
@@ -72,4 +72,16 @@ export function afterDeath<T>(folder: string, read: (ledger: Ledger) => T): T | 
   } finally {
     rmSync(copy, { recursive: true, force: true })
   }
+}
+
+/** All that a state folder says: its files, and of the database the rows, for SQLite moves them from its log into the file when it likes. */
+export async function contentOf(state: string): Promise<unknown> {
+  const files = await readdir(state, { recursive: true, withFileTypes: true })
+  const kept = files.filter((file) => file.isFile() && !file.name.startsWith('state.db'))
+  const database = new Sqlite(join(state, 'state.db'))
+  const tables = database.prepare(`select name from sqlite_master where type = 'table' order by name`).all()
+  const rows = (tables as { name: string }[]).map(({ name }) => [name, database.prepare(`select * from ${name}`).all()])
+  database.close()
+  const read = kept.map(async (file) => [file.name, await readFile(join(file.parentPath, file.name), 'hex')])
+  return [rows, await Promise.all(read)]
 }
