@@ -2,25 +2,23 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { openDuckdb, rowsOf } from '../../src/duckdb.js'
-import {
-  type Context,
-  destination,
-  FatalError,
-  GuardError,
-  type Outcome,
-  type Outcomes,
-  RejectedError,
-  type Run,
-  reject,
-  retry,
-  sync,
-  unknown,
-} from '../../src/index.js'
+import { type Context, destination, GuardError, type Outcome, type Outcomes, type Run, sync } from '../../src/index.js'
 import { loadSnapshot } from '../../src/snapshot.js'
 import { openEmbedded } from '../../src/state/embedded.js'
 import { fakeClock, passTime } from '../support/clock.js'
 import { type Death, dieAt, immortal } from '../support/death.js'
-import { failAtOnce } from '../support/model.js'
+import {
+  type Behaviour,
+  behaviours,
+  type Entry,
+  type Poison,
+  policy,
+  type Sender,
+  sleep,
+  store,
+  text,
+  timing,
+} from '../support/objects.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 
@@ -45,26 +43,6 @@ interface Row {
   readonly value: number
 }
 
-/** `by` is what the map that made it adds. */
-interface Entry extends Row {
-  readonly by: string
-}
-
-/** What the destination does with one call. */
-type Behaviour =
-  | { readonly kind: 'ok' | 'retryable' | 'fatal' | 'malformed, applied' | 'malformed' }
-  | { readonly kind: 'busy'; readonly after: number | undefined }
-  | { readonly kind: 'breaks'; readonly status: number | undefined; readonly applied: boolean }
-  /** No answer. It takes effect when so many further calls have, if that is soon enough; or never. */
-  | { readonly kind: 'silent'; readonly lands: number | undefined }
-  /** An answer after the time is up. */
-  | { readonly kind: 'late' }
-  | { readonly kind: 'rows'; readonly says: readonly Said[] }
-  | { readonly kind: 'refuses the batch' }
-
-/** What is said of one row. */
-type Said = 'ok' | 'retry' | 'refused' | 'unknown' | 'unknown, applied'
-
 /** One run, as it is meant to go. */
 interface Session {
   readonly table: Table
@@ -86,50 +64,11 @@ interface Session {
 
 interface History {
   readonly runs: readonly Session[]
-  /** How this value is refused wherever it comes. */
-  readonly poison: { readonly value: number; readonly refuses: 'batch' | 'rows' }
+  readonly poison: Poison
   readonly random: number
 }
 
 const keys = 6
-const timing = { latency: 10, timeout: 1_000, settle: 10_000, retryFor: 15_000 } as const
-
-const lost: fc.Arbitrary<Behaviour> = fc.oneof(
-  fc.record({
-    kind: fc.constant('breaks' as const),
-    status: fc.constantFrom(undefined, 408, 500, 503),
-    applied: fc.boolean(),
-  }),
-  fc.record({ kind: fc.constant('silent' as const), lands: fc.constantFrom(undefined, 0, 1, 2, 4) }),
-  fc.constant({ kind: 'late' as const }),
-)
-const rowByRow = (...says: Said[]): fc.Arbitrary<Behaviour> =>
-  fc.record({
-    kind: fc.constant('rows' as const),
-    says: fc.array(fc.constantFrom(...says), { minLength: 1, maxLength: 3 }),
-  })
-const refused = fc.oneof(fc.constant({ kind: 'refuses the batch' as const }), rowByRow('ok', 'refused'))
-const once: fc.Arbitrary<Behaviour> = fc.oneof(
-  { weight: 4, arbitrary: fc.constant({ kind: 'ok' as const }) },
-  { weight: 3, arbitrary: lost },
-  { weight: 2, arbitrary: refused },
-  { weight: 2, arbitrary: rowByRow('ok', 'retry', 'refused', 'unknown', 'unknown, applied') },
-  fc.record({ kind: fc.constant('busy' as const), after: fc.constantFrom(undefined, 1, 2) }),
-  fc.constantFrom({ kind: 'retryable' as const }, { kind: 'fatal' as const }),
-  fc.constantFrom({ kind: 'malformed' as const }, { kind: 'malformed, applied' as const }),
-)
-const calls: fc.Arbitrary<Behaviour[]> = fc
-  .array(
-    fc.oneof(
-      once.map((one) => [one]),
-      // what chance would seldom put together
-      fc.tuple(lost, refused),
-      fc.tuple(lost, fc.constant({ kind: 'fatal' as const })),
-      lost.map((one) => Array.from({ length: 12 }, () => one)),
-    ),
-    { maxLength: 5 },
-  )
-  .map((some) => some.flat())
 
 const tables: fc.Arbitrary<Table> = fc.array(
   fc.oneof({ weight: 1, arbitrary: fc.constant(undefined) }, { weight: 3, arbitrary: fc.constantFrom(0, 0, 1, 1, 2) }),
@@ -151,7 +90,7 @@ const sessions: fc.Arbitrary<Session> = fc.record({
   table: tables,
   batchSize: fc.integer({ min: 1, max: 4 }),
   concurrency: fc.integer({ min: 1, max: 3 }),
-  calls,
+  calls: behaviours,
   map: fc.constantFrom('a', 'a', 'the same', 'b'),
   allowRejections: fc.boolean(),
   allowDeletes: fc.constantFrom(true, true, true, false),
@@ -170,140 +109,26 @@ const histories: fc.Arbitrary<History> = fc.record({
   random: fc.nat(),
 })
 
-/** A process that sends. What it has asked for may land when it is dead; beyond that, the dead have no effect. */
-interface Sender {
-  readonly mode: Mode
-  readonly session: Session
-  readonly death: Death
-  readonly calls: Behaviour[]
-  readonly stop: AbortController
-  readonly batchLimit: number
-  begun: number
+/** Why this should not be sent in that run. */
+function unwanted(mode: Mode, { table }: Session, operation: string, { id }: Entry): string | undefined {
+  if (operation === 'delete' && mode !== 'mirror') return `a delete in ${mode}`
+  if (operation === 'delete' && table[id] !== undefined) return `a delete of the live key ${id}`
+  if (operation === 'upsert' && table[id] === undefined) return `key ${id} is not in the source`
+  return undefined
 }
 
-/** A destination that holds an object for each key, and complains about what must never happen. */
-function store({ poison }: Pick<History, 'poison'>) {
-  const objects = new Map<number, Entry>()
-  const complaints: string[] = []
-  /** Every value that was ever asked for, by key. */
-  const asked = new Map<number, Set<string>>()
-  const bodies = new Map<string, string>()
-  const busy = new Map<Sender, Set<number>>()
-  let landings: { readonly batch: readonly Row[]; readonly until: number; calls: number; land(): void }[] = []
-
-  const apply = (operation: string, batch: readonly Entry[]): void => {
-    for (const entry of batch) {
-      if (operation === 'insert' && objects.has(entry.id)) complaints.push(`a second object for key ${entry.id}`)
-      if (operation === 'delete') objects.delete(entry.id)
-      else objects.set(entry.id, entry)
-    }
-  }
-
-  const call = async (sender: Sender, batch: readonly Entry[], context: Context): Promise<undefined | Outcome[]> => {
-    const { death, session, mode } = sender
-    const { operation, idempotencyKey, signal } = context
-    if (death.at !== undefined) throw new FatalError('the process is dead')
-    if (++sender.begun === session.stops) sender.stop.abort()
-    const body = `${operation} ${JSON.stringify(batch)}`
-    if ((bodies.get(idempotencyKey) ?? body) !== body) complaints.push(`one idempotency key, two bodies: ${body}`)
-    bodies.set(idempotencyKey, body)
-    if (batch.length > sender.batchLimit) complaints.push(`${batch.length} records in one call`)
-    const under = busy.get(sender) ?? new Set()
-    busy.set(sender, under)
-    for (const { id } of batch) {
-      if (under.has(id)) complaints.push(`two calls at once for key ${id}`)
-      if (operation === 'delete' && mode !== 'mirror') complaints.push(`a delete in ${mode}`)
-      if (operation === 'delete' && session.table[id] !== undefined) complaints.push(`a delete of the live key ${id}`)
-      if (operation === 'upsert' && session.table[id] === undefined) complaints.push(`key ${id} is not in the source`)
-    }
-    for (const entry of batch) {
-      under.add(entry.id)
-      if (operation !== 'delete') asked.set(entry.id, (asked.get(entry.id) ?? new Set()).add(text(entry)))
-    }
-    const behaviour = sender.calls.shift() ?? { kind: 'ok' }
-    try {
-      await sleep(timing.latency)
-      const refused = operation === 'delete' ? [] : batch.filter(({ value }) => value === poison.value)
-      return await answer(behaviour, operation, batch, refused, signal)
-    } finally {
-      for (const { id } of batch) under.delete(id)
-      const due = landings.filter((landing) => landing.calls-- <= 0)
-      landings = landings.filter((landing) => !due.includes(landing))
-      for (const { until, land } of due) if (Date.now() < until) land()
-    }
-  }
-
-  const answer = async (
-    behaviour: Behaviour,
-    operation: string,
-    batch: readonly Entry[],
-    poisoned: readonly Entry[],
-    signal: AbortSignal,
-  ): Promise<undefined | Outcome[]> => {
-    failAtOnce(behaviour)
-    if (behaviour.kind === 'refuses the batch') throw new RejectedError('refused')
-    // whatever else goes wrong, poison is never applied
-    if (poisoned.length > 0 && poison.refuses === 'batch') throw new RejectedError('poison')
-    const good = batch.filter((entry) => !poisoned.includes(entry))
-    const refusals = poisoned.map((entry) => reject(entry, 'poison'))
-    const takesEffect = (some = good): void => apply(operation, some)
-    switch (behaviour.kind) {
-      case 'breaks':
-        if (behaviour.applied) takesEffect()
-        throw Object.assign(new Error('broken'), behaviour.status === undefined ? {} : { status: behaviour.status })
-      case 'silent': {
-        await aborted(signal)
-        const { lands } = behaviour
-        // one call more, for this one is about to be counted
-        if (lands !== undefined) {
-          const until = Date.now() + timing.settle
-          landings.push({ batch: good, until, calls: lands + 1, land: () => takesEffect() })
-        }
-        throw signal.reason
-      }
-      case 'late':
-        await aborted(signal)
-        await sleep(timing.latency)
-        takesEffect()
-        return refusals
-      case 'malformed, applied':
-        takesEffect()
-        return 'fine' as never
-      case 'malformed':
-        return 'fine' as never
-      case 'rows': {
-        const says = (index: number) => behaviour.says[index % behaviour.says.length]!
-        takesEffect(good.filter((_, index) => says(index) === 'ok' || says(index) === 'unknown, applied'))
-        const said = good.flatMap((entry, index) => {
-          if (says(index) === 'ok') return []
-          if (says(index) === 'refused') return reject(entry, 'refused')
-          return says(index) === 'retry' ? retry(entry) : unknown(entry)
-        })
-        return [...refusals, ...said]
-      }
-      default:
-        takesEffect()
-        return refusals
-    }
-  }
-
+function senderOf(mode: Mode, session: Session, death: Death, batchLimit: number): Sender {
   return {
-    objects: objects as ReadonlyMap<number, Entry>,
-    asked: asked as ReadonlyMap<number, ReadonlySet<string>>,
-    complaints,
-    call,
-    /** Keys that a request which nobody waits for may still change. */
-    inFlight(): Set<number> {
-      const open = landings.filter(({ until }) => Date.now() < until).flatMap(({ batch }) => batch)
-      return new Set([...open.map(({ id }) => id), ...[...busy.values()].flatMap((under) => [...under])])
-    },
+    death,
+    calls: [...session.calls],
+    batchLimit,
+    stops: session.stops,
+    stop: new AbortController(),
+    unwanted: (operation, entry) => unwanted(mode, session, operation, entry),
+    begun: 0,
+    sent: [],
   }
 }
-
-const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
-const aborted = (signal: AbortSignal): Promise<void> =>
-  new Promise((resolve) => signal.addEventListener('abort', () => resolve()))
-const text = ({ value, by }: Entry): string => `${value} by ${by}`
 
 // `map` is known by its text, so each is written out
 const maps = {
@@ -325,9 +150,7 @@ function job(
     name: 'store',
     batchSize: session.batchSize,
     concurrency: session.concurrency,
-    timeout: `${timing.timeout}ms`,
-    settle: `${timing.settle}ms`,
-    retryFor: `${timing.retryFor}ms`,
+    ...policy,
   })
   const common = {
     name: 'job',
@@ -355,7 +178,7 @@ async function play(mode: Mode, history: History, home: string) {
     return random / 2147483647
   })
   const there = store(history)
-  const { objects, complaints } = there
+  const { complaints } = there
   const ghosts: Promise<unknown>[] = []
   const table = history.runs.at(-1)!.table
   const rest = Array.from({ length: 8 }, () => ({ ...healthy, table }))
@@ -366,24 +189,13 @@ async function play(mode: Mode, history: History, home: string) {
     const next = join(home, String(index + 1))
     // an insert that may have been applied is sent again as it was
     batchLimit = Math.max(mode === 'insert' ? batchLimit : 0, session.batchSize)
-    const sender: Sender = {
-      mode,
-      session,
-      death: dieAt(session.dies, folder, next),
-      calls: [...session.calls],
-      stop: new AbortController(),
-      batchLimit,
-      begun: 0,
-    }
+    const sender = senderOf(mode, session, dieAt(session.dies, folder, next), batchLimit)
     const current = job(
       mode,
       session,
       folder,
       (batch, context) => there.call(sender, batch, context),
-      (batch) => {
-        if (sender.death.at !== undefined) throw new FatalError('the process is dead')
-        return batch.filter(({ id }) => objects.has(id))
-      },
+      (batch) => there.verify(sender, batch),
     )
     const before = await current.status()
     const { allowRejections, allowDeletes, full } = session
@@ -481,7 +293,7 @@ describe('whatever happened, what the snapshot says of a key that is not dirty i
 
   /** The source, as far as the destination takes it. */
   const wanted = (table: Table, { poison }: History): [number, string][] =>
-    rowsOfTable(table).flatMap(({ id, value }) => (value === poison.value ? [] : [[id, `${value} by a`]]))
+    rowsOfTable(table).flatMap(({ id, value }) => (value === poison.value ? [] : [[id, text({ id, value, by: 'a' })]]))
 
   it('the destination is the source, in mirror', () =>
     check(10, async (history, home) => {
@@ -584,11 +396,8 @@ describe('a lost request that lands late', () => {
     const home = await stateFolder()
     const there = store({ poison: { value: 99, refuses: 'rows' } })
     vi.spyOn(Math, 'random').mockReturnValue(0) // no backoff
-    const run = async (session: Session, ...behaviours: Behaviour[]): Promise<Run> => {
-      const death = dieAt(undefined, home, '')
-      const calls = [...behaviours]
-      const stop = new AbortController()
-      const sender: Sender = { mode: 'mirror', session, death, calls, stop, batchLimit: 1, begun: 0 }
+    const run = async (session: Session, ...calls: Behaviour[]): Promise<Run> => {
+      const sender = senderOf('mirror', { ...session, calls }, dieAt(undefined, home, ''), 1)
       return job('mirror', session, home, (batch, context) => there.call(sender, batch, context)).run(session)
     }
     const result = await passTime(
