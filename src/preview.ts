@@ -143,6 +143,7 @@ async function previewOfKeyed(
   own: string,
 ): Promise<Plan> {
   const how = comparisonOf(definition)
+  const complete = showsAll(definition)
   const spill = join(own, 'spill')
   const file = join(own, 'changes.parquet')
   const database = await openDuckdb(spill)
@@ -152,7 +153,7 @@ async function previewOfKeyed(
       state,
       incoming,
       keep: undefined,
-      complete: showsAll(definition),
+      complete,
       full: false,
       database,
       spill,
@@ -166,7 +167,11 @@ async function previewOfKeyed(
       insert: counts.insert,
       update: counts.update,
       delete: definition.mode === 'replace' ? comparison.gone : counts.delete,
-      unchanged: rows - counts.insert - counts.update - counts.unfit - counts.waiting,
+      // where everything is replaced, what is the same is sent with the rest; with a cursor, what an earlier run left open is
+      // no row of this read, and an older row of a key that has a newer one is none that the destination has
+      unchanged: complete
+        ? rows - counts.insert - counts.update - counts.unfit - counts.waiting
+        : counts.unchanged,
       unfit: counts.unfit,
       waiting: counts.waiting + counts.waitingDeletes,
       stopped: guard(definition, comparison),

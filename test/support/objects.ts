@@ -99,8 +99,8 @@ export interface Sender {
   readonly unwanted: (operation: string, entry: Entry) => string | undefined
   /** How many calls it has made. */
   begun: number
-  /** What it sent, in order. */
-  readonly sent: { readonly operation: string; readonly entry: Entry }[]
+  /** What it sent, in order, and what was there at that moment. */
+  readonly sent: { readonly operation: string; readonly entry: Entry; readonly found: Entry | undefined }[]
 }
 
 /** What is at a place in the destination, or is to be. */
@@ -144,7 +144,7 @@ export function store({ poison, place = 'id', there = [] }: StoreOptions) {
     for (const entry of batch) {
       const at = entry[place]!
       under.add(at)
-      sender.sent.push({ operation, entry })
+      sender.sent.push({ operation, entry, found: objects.get(at) })
       if (operation !== 'delete') asked.set(at, (asked.get(at) ?? new Set()).add(text(entry)))
     }
     const behaviour = sender.calls.shift() ?? { kind: 'ok' }
