@@ -34,11 +34,12 @@ import { stateFolder } from '../support/state-folder.js'
 // state says of the destination.
 
 const soak = process.env['SOAK'] !== undefined
-// in the quick form always the same histories
-const settings = (numRuns: number, seed: number) => {
-  if (!soak) return { numRuns, seed, endOnFailure: true }
-  return { numRuns: numRuns * 20, ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }) }
-}
+// in the quick form always the same histories; one that fails is told as it is, for smaller ones would take too long to find
+const settings = (numRuns: number, seed: number) => ({
+  endOnFailure: true,
+  ...(soak ? { numRuns: numRuns * 20 } : { numRuns, seed }),
+  ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }),
+})
 
 /** What a sync is throughout its history. */
 interface Job {
@@ -108,7 +109,7 @@ const sessions: fc.Arbitrary<Session> = fc.record({
       { weight: 1, arbitrary: fc.constant(undefined) },
       {
         weight: 3,
-        arbitrary: fc.record({ email: fc.constantFrom(0, 1, 2, 3, 4, 5, null), value: fc.constantFrom(0, 0, 1, 1, 2) }),
+        arbitrary: fc.record({ email: fc.constantFrom(0, 1, 2, 3, 4, null), value: fc.constantFrom(0, 0, 1, 1, 2) }),
       },
     ),
     { minLength: keys, maxLength: keys },
