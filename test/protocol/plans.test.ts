@@ -326,7 +326,8 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
     })
     const gone = [...at.objects].filter(([place, { id }]) => {
       if (mode !== 'mirror' || deleted.has(place) || letters.has(id)) return false
-      return !rows.some((row) => row[match] === place) && !isLeftBehind(place, senders)
+      // a key that is found elsewhere now leaves what it was where it is
+      return !rows.some((row) => row[match] === place || row.id === id) && !isLeftBehind(place, senders)
     })
     return [...wrong, ...gone]
   }
@@ -347,7 +348,7 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
     expect(overlooked(changes, letters, session), where).toEqual([])
     // what waits because it was refused so often is tried again
     const again = index === runs.length && before.deadLetters > 0
-    if (index > runs.length && changes.length === 0 && open === 0) {
+    if (index > runs.length && open === 0 && changes.every(({ problem }) => problem !== undefined)) {
       last = plan
       break
     }
@@ -373,8 +374,10 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
     if (dead) folder = next
     const after = await look.status()
 
-    // what was left open may be sent as it was before the source is read; `full` and a redrive send more than a plan shows
-    const exact = !full && !again && (open === 0 || (complete && mode !== 'insert'))
+    // what was left open may be sent as it was before the source is read, and of a read that broke off only a part;
+    // `full` and a redrive send more than a plan shows
+    const exact =
+      !full && !again && (complete ? open === 0 || mode !== 'insert' : open === 0 && session.breaks === undefined)
     const shown = changes
       .filter(({ problem }) => !problem)
       .map(({ operation, record }) => said(operation, record, match))
@@ -511,10 +514,10 @@ describe('whatever happened before, a run sends what its plan showed, its counts
         const { match } = history.job
         const places = wanted(rows, history)
         for (const [place, values] of places) expect(values).toContain(text(objects.get(place)!))
-        for (const [place] of objects) {
-          expect(rows.some((row) => row[match] === place) || isLeftBehind(place, senders)).toBe(true)
+        for (const [place, { id }] of objects) {
+          const live = rows.some((row) => row[match] === place || row.id === id)
+          expect(live || isLeftBehind(place, senders)).toBe(true)
         }
-        expect(last).toMatchObject({ delivered: 0, deletes: { delivered: 0 }, resumed: { rows: 0 } })
         expect(last.unchanged).toBeGreaterThanOrEqual(places.size)
       },
     ))
