@@ -57,7 +57,7 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
   const { name, folder, mode } = definition
   const identity = identityOf(definition, await configOf(definition))
   const own = await mkdtemp(join(tmpdir(), 'spillway-plan-'))
-  process.once('exit', () => rmSync(own, { recursive: true, force: true }))
+  removeAtExit(own)
   const scratch = await openEmbedded(own)
   // where nothing ever ran there is no state to look at, and none comes into being
   const kept = existsSync(join(folder, 'state.db')) ? await openEmbedded(folder) : undefined
@@ -76,6 +76,19 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
     await kept?.close()
     await scratch.close()
   }
+}
+
+/** Folders of plans that were made: what they show can be read until the process ends. */
+const folders: string[] = []
+
+function removeAtExit(folder: string): void {
+  // one listener for all: a process that plans again and again would be warned of a leak
+  if (folders.length === 0) {
+    process.once('exit', () => {
+      for (const each of folders) rmSync(each, { recursive: true, force: true })
+    })
+  }
+  folders.push(folder)
 }
 
 async function read(

@@ -332,6 +332,12 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
     return [...wrong, ...gone]
   }
 
+  /** What would be refused once more. */
+  const isHopeless = ({ operation, problem, record }: Change<Entry>) =>
+    problem !== undefined ||
+    record.value === poison.value ||
+    (operation === 'update' && !at.objects.has(record[match]!))
+
   for (const [index, session] of [...runs, ...rest].entries()) {
     const where = `run ${index + 1} of ${runs.length}`
     rows = complete ? rowsOfTable(session) : grown(rows, session, job)
@@ -348,7 +354,7 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
     expect(overlooked(changes, letters, session), where).toEqual([])
     // what waits because it was refused so often is tried again
     const again = index === runs.length && before.deadLetters > 0
-    if (index > runs.length && open === 0 && changes.every(({ problem }) => problem !== undefined)) {
+    if (index > runs.length && open === 0 && changes.every(isHopeless)) {
       last = plan
       break
     }
