@@ -170,6 +170,7 @@ const healthy = {
 const everybody: Session['table'] = Array.from({ length: keys }, (_, id) => ({ email: id, value: 0 }))
 const changed: Session['table'] = everybody.map((_, id) => ({ email: id, value: 1 }))
 const lost = Array.from({ length: 20 }, () => ({ kind: 'breaks', status: 500, applied: true }) as const)
+const never = lost.map((one) => ({ ...one, applied: false }))
 
 /** A history with what chance would seldom bring. */
 const history = (job: Job, ...runs: readonly Partial<Session>[]): History => ({
@@ -190,8 +191,15 @@ const passedOn = history(
   { table: changed.with(0, undefined).with(1, { email: 0, value: 0 }), calls: lost },
   { table: everybody.with(0, undefined).with(1, { email: 0, value: 0 }) },
 )
-const backAgain = (mode: 'update' | 'upsert') =>
-  history({ mode, match: 'id', lag: undefined }, {}, { table: changed, calls: lost }, {})
+/** Answers are lost, and the source goes back to what was there, or stays as it is. */
+const backAgain = history(
+  { mode: 'update', match: 'id', lag: undefined },
+  {},
+  { table: changed, calls: lost },
+  {},
+  { table: changed, calls: never },
+  { table: changed },
+)
 const added = (...ids: number[]) => ids.map((id) => ({ id, value: ids.length % 3, step: 0, late: 0 }))
 /** Rows come to where the last read ended; some are left open, and newer ones of the same keys come. */
 const ties = history(
@@ -569,7 +577,7 @@ describe('whatever happened before, a run sends what its plan showed, its counts
 
   it('it has what the source shows and what it showed before of keys that are gone, in upsert', () =>
     check(
-      [backAgain('upsert')],
+      [],
       1,
       2,
       fc.record({ mode: fc.constant('upsert'), match: found, lag: fc.constant(undefined) }),
@@ -584,7 +592,7 @@ describe('whatever happened before, a run sends what its plan showed, its counts
 
   it('what was there says what the source says, and nothing else has come to be there, in update', () =>
     check(
-      [backAgain('update')],
+      [backAgain],
       1,
       3,
       fc.record({ mode: fc.constant('update'), match: found, lag: fc.constant(undefined) }),
@@ -611,7 +619,7 @@ describe('whatever happened before, a run sends what its plan showed, its counts
   it('it has the newest row of each key, with a cursor whose rows share a value and come late', () =>
     check(
       [ties],
-      2,
+      1,
       21,
       fc.record({
         mode: fc.constantFrom('upsert', 'update', 'insert'),

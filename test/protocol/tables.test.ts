@@ -305,7 +305,7 @@ describe('a sync whose table lies elsewhere before each run', { timeout: 3_600_0
       await mkdir(folder)
       await play(history, folder)
     }
-    await fc.assert(fc.asyncProperty(histories, one), settings(4, 1))
+    await fc.assert(fc.asyncProperty(histories, one), settings(3, 1))
   })
 })
 
