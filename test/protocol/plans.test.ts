@@ -398,8 +398,8 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
     sums(plan, changes, rows.length, complete)
     expect(overlooked(changes, letters, session), where).toEqual([])
     // what waits because it was refused so often is tried again
-    const again = index === runs.length && before.deadLetters > 0
-    if (index > runs.length && open === 0 && changes.every(isHopeless)) {
+    const again = index === runs.length + 1 && before.deadLetters > 0
+    if (index > runs.length && !again && open === 0 && changes.every(isHopeless)) {
       last = plan
       break
     }
@@ -444,6 +444,8 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
       if (calm && done) shaky.delete(entry.id)
       else shaky.add(entry.id)
     }
+    // whoever dies may have been about to send any of them
+    if (dead) for (const { record } of changes) shaky.add(record.id)
 
     if (!dead && after.lastRun?.rows !== undefined) {
       const { lastRun } = after
