@@ -101,7 +101,7 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     const apart = await writeMade(database, options, lines)
     const made = await lines.end(madeColumns)
     await connection.run(
-      `create view row_made as ${decoded(made)}; create table rival (line bigint, key varchar); create table owner (match varchar, key varchar, line bigint)`,
+      `create view row_made as ${decoded(made)}; create table rival (line bigint, key varchar); create table owner (match varchar, key varchar, rank bigint, line bigint)`,
     )
     // where every record is found by its own key, no other can have it
     const contested = apart || (await countOf(connection, 'snapshot where other is not null')) > 0
@@ -401,7 +401,9 @@ async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lin
   let line = 0
   for await (const { count, columns } of streamed(
     database,
-    `select key, record, other, dirty, remote_id, tried, tries, landing from gone anti join owner using (match) order by key`,
+    // of keys that had one object after another, one will do
+    `select key, record, other, dirty, remote_id, tried, tries, landing from gone anti join owner using (match)
+     qualify row_number() over (partition by match order by known desc, key) = 1 order by key`,
   )) {
     const [keys, records, others, dirties, remoteIds, trieds, tries, landings] = columns
     const delivered = decodeTexts(records!)
@@ -433,16 +435,20 @@ async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lin
 
 /**
  * One live key for each match value. A row whose record has the match value of another is refused, for which of them the
- * destination should hold is not ours to say; and what another key owns now is not deleted with the key that had it.
+ * destination should hold is not ours to say: the one that it holds stays. And what another key owns now is not deleted with the
+ * key that had it.
  */
 async function settleOwners(connection: DuckDBConnection): Promise<void> {
-  const own = `select coalesce(other, key) as match, key, line from row_made where problem is null and kind in ('insert', 'update', 'same', 'waiting')`
+  const had = 's.known and s.match = coalesce(m.other, m.key)'
   await connection.run(`
-    insert into owner ${own} and key is not null and other is distinct from '';
-    insert into owner select match, key, -1 from snapshot
+    insert into owner select coalesce(m.other, m.key) as match, m.key, case when ${had} then -1 else m.line end, m.line
+      from row_made m left join suspect s on m.key = s.key
+      where m.problem is null and m.kind in ('insert', 'update', 'same', 'waiting') and m.key is not null and m.other is distinct from '';
+    insert into owner select match, key, -1, -1 from snapshot
       where (known or dirty) and (match in (select match from owner) or match in (select match from gone))
         and key not in (select key from row_made where key is not null) and key not in (select key from gone);
-    insert into rival select m.line, any_value(o.key) as key from owner m join owner o on m.match = o.match and m.key <> o.key and o.line < m.line
+    insert into rival select m.line, any_value(o.key) as key
+      from owner m join owner o on m.match = o.match and m.key <> o.key and (o.rank, o.line) < (m.rank, m.line)
       where m.line >= 0 group by m.line`)
 }
 

@@ -182,9 +182,7 @@ async function previewOfKeyed(
       delete: definition.mode === 'replace' ? comparison.gone : counts.delete,
       // where everything is replaced, what is the same is sent with the rest; with a cursor, what an earlier run left open is
       // no row of this read, and an older row of a key that has a newer one is none that the destination has
-      unchanged: complete
-        ? rows - counts.insert - counts.update - counts.unfit - counts.waiting
-        : counts.unchanged,
+      unchanged: complete ? rows - counts.insert - counts.update - counts.unfit - counts.waiting : counts.unchanged,
       unfit: counts.unfit,
       waiting: counts.waiting + counts.waitingDeletes,
       stopped: guard(definition, comparison),

@@ -59,7 +59,17 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
       create view written as ${ledger.replacing === 'void' ? void_ : known};
       create view old_item as ${oldItems(plan!, ledger.uniform)};
       create view open_item as select stage, key, batch, state from old_item where state in ('pending', 'unknown') and stage is not null;
-      create view learnt as ${learnt};
+      create view told as ${told};
+      create view learnt as from told`)
+    // where every record is found by its own key, no other can have had it
+    if (
+      (await countOf(connection, 'old_item where other is not null')) +
+        (await countOf(connection, 'written where other is not null')) >
+      0
+    ) {
+      await connection.run(`create or replace view learnt as ${passedOn}`)
+    }
+    await connection.run(`
       create view recent as from learnt union all from (${file(recent)}) anti join learnt using (key)`)
   }
   await connection.run(`create view snapshot as
@@ -83,7 +93,7 @@ function oldItems(plan: string, uniform: boolean): string {
 }
 
 /** The keys of which a plan's items have told something, as they are in the snapshot from now on. */
-const learnt = `
+const told = `
   select key, l.state = 'delivered' and l.operation <> 'delete' or l.state <> 'delivered' and coalesce(b.known, false) as known,
     l.state <> 'delivered' and (l.in_doubt or l.state = 'unknown' or coalesce(b.dirty, false)) as dirty,
     case when l.state in ('delivered', 'unchanged') then l.hi else b.hi end as hi,
@@ -100,6 +110,24 @@ const learnt = `
       case when state = 'rejected' then case when operation = 'delete' then 'delete' else md5(concat(record, problem)) end end as tried
     from old_item where key is not null and state in ('delivered', 'unchanged', 'rejected', 'unknown')
   ) l left join written b using (key)`
+
+const byAnother = (how: string) =>
+  `exists (select 1 from taken t where t.match = coalesce(c.other, c.key) and t.key <> c.key and ${how})`
+
+/**
+ * The same, and the keys whose object an item of another key has written or deleted: it is not theirs any more, or, where nobody
+ * answered, perhaps not.
+ */
+const passedOn = `
+  with taken as (
+    select coalesce(other, key) as match, key, bool_or(state = 'delivered') as surely
+    from old_item where item is not null and problem is null and (state in ('delivered', 'unknown') or in_doubt) group by all
+  ), candidate as (
+    from told union all from written anti join told using (key)
+  )
+  select c.* replace (c.known and not ${byAnother('surely')} as known,
+    case when ${byAnother('surely')} then false when ${byAnother('true')} then true else c.dirty end as dirty)
+  from candidate c where ${byAnother('true')} or c.key in (select key from told)`
 
 /** The ledger as tables. Answers whether every item was simply delivered, and how far a replacement of everything has come. */
 async function loadLedger(
