@@ -111,9 +111,9 @@ function parseArray(text: string, delimiter: string, read: (item: string) => unk
 /** A file that `COPY` wrote as DuckDB reads it: `line` by `line`. */
 export function copied(file: string, { bytes, longest }: { readonly bytes: number; readonly longest: number }): string {
   const line = Math.max(longest + 1, 1 << 16)
-  // `COPY` writes a vertical tab as \v, so that none parts a line
+  // `COPY` writes a vertical tab as \v and a form feed as \f, so that none parts a line and no line is null
   return `read_csv(${literal(file)}, columns = {line: 'varchar'}, auto_detect = false, header = false, delim = chr(11), quote = '', escape = '',
-    nullstr = chr(11), new_line = '\\n', max_line_size = ${line}, buffer_size = ${Math.max(line * 2, Math.min(bytes, 32_000_000))})`
+    nullstr = chr(12), new_line = '\\n', max_line_size = ${line}, buffer_size = ${Math.max(line * 2, Math.min(bytes, 32_000_000))})`
 }
 
 /** The columns of a line. */
