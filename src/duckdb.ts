@@ -72,7 +72,9 @@ export async function countOf(connection: DuckDBConnection, what: string): Promi
 export async function copyTo(connection: DuckDBConnection, path: string, select: string): Promise<void> {
   try {
     await writeDurably(path, async (temporary) => {
-      await connection.run(`copy (${select}) to ${literal(temporary)} (format parquet, compression zstd)`)
+      // hardly two values of a column are the same, so that looking for them would take the most time
+      const options = 'format parquet, compression zstd, dictionary_size_limit 1, write_bloom_filter false'
+      await connection.run(`copy (${select}) to ${literal(temporary)} (${options})`)
     })
   } catch (error) {
     throw explained(error, path)

@@ -95,22 +95,21 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
   try {
     await loadSnapshot(connection, state)
     await connection.run(`create view incoming as ${options.key ? incoming.relation : withoutKey(incoming.relation)}`)
-    const known = await countOf(connection, 'snapshot where known')
-    await choose(connection, options, known)
+    const before = await countsBefore(connection)
+    await choose(connection, options, before)
     const lines = new LineFile(join(spill, 'made.lines'))
-    const apart = await writeMade(database, options, lines)
+    const apart = await writeMade(database, options, before.all === 0, lines)
     const made = await lines.end(madeColumns)
     await connection.run(
       `create view row_made as ${decoded(made)}; create table rival (line bigint, key varchar); create table owner (match varchar, key varchar, rank bigint, line bigint)`,
     )
     // where every record is found by its own key, no other can have it
-    const contested = apart || (await countOf(connection, 'snapshot where other is not null')) > 0
+    const contested = apart || before.apart > 0
     if (operation !== 'replace' && contested) await settleOwners(connection)
     const gone = new LineFile(join(spill, 'gone.lines'))
-    if (deletes) await writeDeletes(database, options, gone)
-    await connection.run(
-      `create view made as ${await judged(connection, options)} union all ${decoded(await gone.end(madeColumns))}`,
-    )
+    const goes = deletes && (await writeDeletes(database, options, gone))
+    const deleted = goes ? `union all ${decoded(await gone.end(madeColumns))}` : ''
+    await connection.run(`create view made as ${await judged(connection, options)} ${deleted}`)
     const tallies = await talliesOf(connection)
     const goneKeys = await countOf(connection, 'gone')
     const replaces =
@@ -126,8 +125,8 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     return {
       counts,
       rows,
-      known,
-      knownDeletes: deletes
+      known: before.known,
+      knownDeletes: goes
         ? await countOf(connection, `(from made where kind = 'delete') m join gone g on m.key = g.key where g.known`)
         : 0,
       gone: complete ? goneKeys : 0,
@@ -145,7 +144,7 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
             landing, held_by from (from made where ${isItem})`
         const refresh = `select null as item, n as stage, key, '${operation}' as operation, hi, lo, null as record, null as other, null as problem,
             null as remote_id, false as doubt, null as landing, null as held_by from made where kind = 'same' and not (${isItem})`
-        await commitPlan(connection, options, planned, `${plan} union all ${refresh}`, refreshed)
+        await commitPlan(connection, options, planned, refreshed > 0 ? `${plan} union all ${refresh}` : plan, refreshed)
         return planned
       },
       async writeChanges(file) {
@@ -197,6 +196,26 @@ export async function* readChanges(file: string, spill: string): AsyncGenerator<
 
 // ---- which rows to look at ---------------------------------------------------------------------------------------
 
+/** How many keys the snapshot has, and of what kinds. */
+interface Before {
+  readonly all: number
+  /** Acknowledged, and of these, certain. */
+  readonly known: number
+  readonly clean: number
+  readonly unclean: number
+  /** Found by anything but the key. */
+  readonly apart: number
+}
+
+async function countsBefore(connection: DuckDBConnection): Promise<Before> {
+  const [counts] = await rowsOf<Record<keyof Before, bigint>>(
+    connection,
+    `select count(*) as "all", count(*) filter (known) as known, count(*) filter (known and not dirty) as clean,
+       count(*) filter (not (known and not dirty)) as unclean, count(other) as apart from snapshot`,
+  )
+  return Object.fromEntries(Object.entries(counts!).map(([name, value]) => [name, Number(value)])) as unknown as Before
+}
+
 /** Rows without a key are told apart by what they hold, and equal ones by their number. */
 function withoutKey(relation: string): string {
   return `select * exclude (copy) replace (concat(hi, '-', lo, '#', copy) as key, xor(hi, (copy - 1)::ubigint) as hi)
@@ -207,10 +226,10 @@ function withoutKey(relation: string): string {
  * Makes of the view `incoming`: `newest`, a row per key; `chosen`, those that may be news to the destination; `suspect`, what
  * the snapshot knows of their keys, and of keys of which the source may have nothing any more; `gone`, of which it has nothing.
  */
-async function choose(connection: DuckDBConnection, options: PlanOptions, known: number): Promise<void> {
+async function choose(connection: DuckDBConnection, options: PlanOptions, before: Before): Promise<void> {
   const { operation, complete, full, where, key } = options
   const clean = `(select hi, lo from snapshot where known and not dirty)`
-  const unclean = `from snapshot where not (known and not dirty)`
+  const unclean = `from snapshot where ${before.unclean === 0 ? 'false' : 'not (known and not dirty)'}`
   const narrow = 'select input, n, carried, key, hi, lo'
   if (!complete) {
     await connection.run(`
@@ -221,7 +240,7 @@ async function choose(connection: DuckDBConnection, options: PlanOptions, known:
       create view gone as from snapshot where false`)
   } else {
     await connection.run(`create view newest as ${narrow} from incoming`)
-    const compares = known > 0 && !full
+    const compares = before.clean > 0 && !full
     if (compares) {
       await connection.run(`
         create table differing as select f.hi, f.lo, s.hi as gone_hi, s.lo as gone_lo
@@ -229,7 +248,7 @@ async function choose(connection: DuckDBConnection, options: PlanOptions, known:
         create table vanished as select gone_hi as hi, gone_lo as lo from differing where hi is null`)
     }
     const differing = compares ? await countOf(connection, 'differing') : 0
-    const any = differing > 0 || (await countOf(connection, `(${unclean})`)) > 0
+    const any = differing > 0 || before.unclean > 0
     // everything is replaced, or nothing
     const all = !compares || (operation === 'replace' && any)
     await connection.run(
@@ -240,7 +259,7 @@ async function choose(connection: DuckDBConnection, options: PlanOptions, known:
           : `create table chosen as from newest semi join differing using (hi, lo);
              create table suspect as from snapshot semi join vanished using (hi, lo) where known and not dirty union all ${unclean}`,
     )
-    if (key) await refuseDuplicates(connection, where, key, all)
+    if (key) await refuseDuplicates(connection, where, key, all, before.clean)
     await connection.run(`create table gone as from suspect anti join chosen using (key) where known or dirty`)
   }
   // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
@@ -256,12 +275,12 @@ async function refuseDuplicates(
   where: string,
   key: readonly string[],
   all: boolean,
+  clean: number,
 ): Promise<void> {
   const repeated = (among: string) =>
     `select key, count(*) as times from ${among} where key is not null group by key having count(*) > 1`
   const matched = async (): Promise<boolean> => {
     const rows = (await countOf(connection, 'newest')) - (await countOf(connection, 'chosen'))
-    const clean = await countOf(connection, 'snapshot where known and not dirty')
     const still = `(from snapshot semi join chosen using (key) where known and not dirty) anti join vanished using (hi, lo)`
     return rows !== clean - (await countOf(connection, 'vanished')) || (await countOf(connection, still)) > 0
   }
@@ -330,12 +349,20 @@ function decoded(relation: string): string {
 }
 
 /** Makes records of the rows that are wanted, and decides about each. Answers whether a record is found by anything but its row's key. */
-async function writeMade(database: Duckdb, options: PlanOptions, lines: LineFile): Promise<boolean> {
+async function writeMade(
+  database: Duckdb,
+  options: PlanOptions,
+  nothingBefore: boolean,
+  lines: LineFile,
+): Promise<boolean> {
   const { incoming, keep, match, make, asTheyAre, full, again } = options
   const { staged } = incoming
   let line = 0
   let apart = false
-  for await (const { count, columns } of streamed(database, await wantedRows(database.connection, incoming))) {
+  for await (const { count, columns } of streamed(
+    database,
+    await wantedRows(database.connection, incoming, nothingBefore),
+  )) {
     const [ns, carried, keys, his, los, knowns, dirties, befores, trieds, tries, remoteIds, landings, held] = columns
     const rows = incoming.rows(columns.slice(13), count)
     const texts = staged ? [] : rows.map(losslessText)
@@ -384,10 +411,14 @@ async function writeMade(database: Duckdb, options: PlanOptions, lines: LineFile
 }
 
 /** The rows that are wanted in their order, and what is known of their keys. */
-async function wantedRows(connection: DuckDBConnection, { payload, place, staged }: Incoming): Promise<string> {
+async function wantedRows(
+  connection: DuckDBConnection,
+  { payload, place, staged }: Incoming,
+  nothingBefore: boolean,
+): Promise<string> {
   const known = ['known', 'dirty', 'record', 'tried', 'tries', 'remote_id', 'landing'].map((column) => `s.${column}`)
   const select = `select i.n, i.carried, i.key, i.hi, i.lo, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
-  if ((await countOf(connection, 'snapshot')) + (await countOf(connection, 'open_item')) === 0) {
+  if (nothingBefore && (await countOf(connection, 'open_item')) === 0) {
     // the first load: they come in their order, and need not be sorted
     return `${select} from incoming i left join suspect s on false left join held h on false`
   }
@@ -396,8 +427,8 @@ async function wantedRows(connection: DuckDBConnection, { payload, place, staged
     left join suspect s on i.key = s.key left join held h on i.key = h.key order by i.place`
 }
 
-/** Decides about keys that are gone; not those whose object another key owns now. */
-async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lines: LineFile): Promise<void> {
+/** Decides about keys that are gone; not those whose object another key owns now. Answers whether there are any. */
+async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lines: LineFile): Promise<boolean> {
   let line = 0
   for await (const { count, columns } of streamed(
     database,
@@ -431,6 +462,7 @@ async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lin
       if (written) await written
     }
   }
+  return line > 0
 }
 
 /**

@@ -96,12 +96,12 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     if (whole.includes(undefined) || parts.includes(undefined)) return undefined
     const payload = names.map((_, index) => `c${index}`)
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
-    // text and its length, so that no other row has the same text
     const all = fingerprinted(renamed, `concat_ws(chr(31), ${whole.join()})`, version + JSON.stringify(shape))
     const file = join(folder, 'incoming.parquet')
     signal.throwIfAborted()
     await connection.run(
-      `copy (select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})) to ${literal(file)} (format parquet, compression lz4_raw)`,
+      `copy (select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})) to ${literal(file)}
+        (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false)`,
     )
     return {
       relation: `from read_parquet(${literal(file)}, file_row_number = true)`,
@@ -233,18 +233,16 @@ const plain: ReadonlySet<DuckDBTypeId> = new Set([
 ])
 
 /**
- * A text in SQL that two values share only when they are the same; `undefined` for types of which that is not known, or that
- * Parquet does not keep: those of 128 bits become doubles in it.
+ * Texts in SQL, parts of a list that two rows share only when they hold the same; `undefined` for types of which that is not
+ * known, or that Parquet does not keep: those of 128 bits become doubles in it. A null between such parts is passed over.
  */
 function distinctText({ typeId }: DuckDBLogicalType, column: string): string | undefined {
-  const text = plain.has(typeId)
-    ? `${column}::varchar`
-    : typeId === DuckDBTypeId.BLOB
-      ? `hex(${column})`
-      : typeId === DuckDBTypeId.VARCHAR || typeId === DuckDBTypeId.ENUM
-        ? `concat(strlen(${column}::varchar), ':', ${column}::varchar)`
-        : undefined
-  return text && `case when ${column} is null then '-' else ${text} end`
+  // before a text, its length: so it may hold what parts the list
+  if (typeId === DuckDBTypeId.VARCHAR || typeId === DuckDBTypeId.ENUM) {
+    return `coalesce(strlen(${column}::varchar), -1), ${column}::varchar`
+  }
+  if (typeId === DuckDBTypeId.BLOB) return `coalesce(hex(${column}), '-')`
+  return plain.has(typeId) ? `coalesce(${column}::varchar, '-')` : undefined
 }
 
 /** The canonical text of a key's column in SQL, as `keyOf` makes it of the value; `undefined` for other types. */
