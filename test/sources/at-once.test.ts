@@ -1,0 +1,144 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { DuckDBInstance } from '@duckdb/node-api'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { destination, type Source, sync } from '../../src/index.js'
+import { duckdb } from '../../src/sources/duckdb.js'
+import { postgres } from '../../src/sources/postgres.js'
+import { type Postgres, startPostgres } from '../support/postgres.js'
+import { quiet } from '../support/quiet.js'
+import { stateFolder } from '../support/state-folder.js'
+
+type Row = { id: number; note: string | null }
+
+let server: Postgres
+let client: pg.Client
+
+beforeAll(async () => {
+  server = await startPostgres()
+  client = new pg.Client(server.url)
+  await client.connect()
+})
+
+afterAll(async () => {
+  await client?.end()
+  await server?.stop()
+})
+
+/** A table of ids and notes in a folder, in a database of DuckDB or in PostgreSQL, which {@link fill} fills anew. */
+const places = {
+  async duckdb(folder: string) {
+    const path = join(folder, 'table.db')
+    return {
+      source: duckdb<Row>({ path, query: 'from notes' }),
+      async fill(select: string) {
+        const instance = await DuckDBInstance.create(path)
+        const connection = await instance.connect()
+        await connection.run(`create or replace table notes as ${select.replace('{}', 'range(1, 4) t (id)')}`)
+        connection.closeSync()
+        instance.closeSync()
+      },
+    }
+  },
+  async postgres() {
+    return {
+      source: postgres<Row>({ url: server.url, table: 'notes' }),
+      async fill(select: string) {
+        await client.query(
+          `drop table if exists notes; create table notes as ${select.replace('{}', 'generate_series(1, 3) t (id)')}`,
+        )
+      },
+    }
+  },
+}
+
+async function notes(place: keyof typeof places, change: (source: Source<Row>) => Source<Row> = (source) => source) {
+  const folder = await stateFolder()
+  const { source, fill } = await places[place](folder)
+  const sent: Row[] = []
+  const looked: unknown[] = []
+  const to = destination({ name: 'crm' })({
+    upsert: (batch: Row[]) => void sent.push(...batch),
+    delete() {},
+  })
+  const map = (row: Row): Row => {
+    looked.push(row)
+    return { id: Number(row.id), note: row.note }
+  }
+  const state = join(folder, 'state')
+  const one = sync({
+    name: 'notes',
+    from: change(source),
+    map,
+    to,
+    key: 'id',
+    mode: 'mirror',
+    deleteCeiling: 9,
+    state,
+    log: quiet,
+  })
+  return { one, fill, sent, looked, state }
+}
+
+describe.each(['duckdb', 'postgres'] as const)('a table of %s that is read at once', (place) => {
+  it('makes objects only of rows that have changed, and stages only those', async () => {
+    const { one, fill, sent, looked, state } = await notes(place)
+    await fill(`select id, 'note ' || id as note from {}`)
+    expect(await one.run()).toMatchObject({ rows: 3, delivered: 3 })
+    looked.length = 0
+    sent.length = 0
+    expect(await one.run()).toMatchObject({ rows: 3, delivered: 0, unchanged: 3 })
+    expect(looked).toEqual([])
+    await fill(`select id, case id when 2 then 'another' else 'note ' || id end as note from {}`)
+    expect(await one.run()).toMatchObject({ rows: 3, delivered: 1, unchanged: 2 })
+    expect(looked).toHaveLength(1)
+    expect(sent).toEqual([{ id: 2, note: 'another' }])
+    expect((await readdir(join(state, 'notes'))).filter((file) => !file.startsWith('snapshot-'))).toEqual([])
+  })
+
+  it('gives the same as when it is read row by row', async () => {
+    const table = `select id, case id when 1 then null when 2 then '' else 'N' end as note from {}`
+    const { one, fill, sent } = await notes(place)
+    await fill(table)
+    await one.run()
+    expect(sent).toEqual([
+      { id: 1, note: null },
+      { id: 2, note: '' },
+      { id: 3, note: 'N' },
+    ])
+    const byRow = await notes(place, (source) => source.filter(() => true))
+    await byRow.fill(table)
+    await byRow.one.run()
+    expect(byRow.sent).toEqual(sent)
+  })
+
+  it('may hold texts of megabytes', async () => {
+    const { one, fill, sent } = await notes(place)
+    await fill(`select id, repeat('é', id * 1500000) as note from {}`)
+    expect(await one.run()).toMatchObject({ delivered: 3 })
+    expect(sent.map(({ note }) => note!.length)).toEqual([1_500_000, 3_000_000, 4_500_000])
+    expect(await one.run()).toMatchObject({ unchanged: 3 })
+  })
+
+  it('stops when the run is stopped, and sends nothing', async () => {
+    const { one, fill, sent } = await notes(place)
+    await fill(`select id, 'note' as note from {}`)
+    const stop = new AbortController()
+    const run = one.run({ signal: stop.signal })
+    stop.abort()
+    expect(await run).toMatchObject({ status: 'incomplete', rows: 0 })
+    expect(sent).toEqual([])
+  })
+})
+
+it('an array may hold texts of megabytes too', async () => {
+  const state = await stateFolder()
+  const rows = [1, 2, 3].map((id) => ({ id, note: 'é\t\n'.repeat(id * 1_000_000) }))
+  const sent: Row[] = []
+  const to = destination(100)((batch: Row[]) => void sent.push(...batch))
+  const one = sync({ name: 'notes', from: rows, to, key: 'id', mode: 'upsert', state, log: quiet })
+  expect(await one.run()).toMatchObject({ delivered: 3 })
+  expect(sent).toEqual(rows)
+  expect(await one.run()).toMatchObject({ unchanged: 3 })
+})
