@@ -3,10 +3,19 @@ import { createServer as createTlsServer } from 'node:https'
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
 import { inspect } from 'node:util'
 import { Worker } from 'node:worker_threads'
+import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync } from 'node:zlib'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { resolveSecret, secret } from '../src/config.js'
 import { ConfigError, SpillwayError } from '../src/errors.js'
-import { createHttp, HttpError, type HttpOptions, type HttpRequest, NetworkError, TimeoutError } from '../src/http.js'
+import {
+  createHttp,
+  HttpError,
+  type HttpOptions,
+  type HttpRequest,
+  NetworkError,
+  neverConnected,
+  TimeoutError,
+} from '../src/http.js'
 
 const cleanups: (() => unknown)[] = []
 afterEach(async () => {
@@ -27,6 +36,15 @@ async function listening(server: Server, scheme = 'http'): Promise<string> {
 }
 
 const serving = (answer: RequestListener) => listening(createServer(answer))
+
+const tcp = (serve: (socket: Socket) => unknown, scheme?: string) =>
+  listening(
+    createTcpServer((socket) => {
+      socket.on('error', () => undefined) // the client may reset what this side still writes
+      serve(socket)
+    }),
+    scheme,
+  )
 
 /** A server that answers each request with the next of `answers`, and keeps to the last; with the bodies it was sent. */
 async function answering(...answers: ((response: ServerResponse, request: IncomingMessage) => unknown)[]) {
@@ -116,6 +134,38 @@ describe('requests', () => {
     await client().put(url, { body: new TextEncoder().encode('bytes') })
     expect(requests.map(({ body }) => body)).toEqual(['a,b\n1,2\n', 'bytes'])
     expect(requests[0]!.headers['content-type']).toBe('text/csv')
+    expect(requests[1]!.headers).not.toHaveProperty('content-type')
+  })
+
+  test('a text without a type of its own says that it is one', async () => {
+    const { url, requests } = await answering(ok)
+    await client().post(url, { body: 'a' })
+    expect(requests[0]!.headers['content-type']).toBe('text/plain;charset=UTF-8')
+  })
+
+  test.each(['post', 'put', 'patch', 'delete'] as const)('%s tells the length of its body', async (verb) => {
+    const { url, requests } = await answering(ok)
+    await client()[verb](url, { json: { name: 'Åsa' } })
+    await client()[verb](url, { body: 'Åsa', headers: { 'Content-Length': '4' } })
+    expect(
+      requests.map(({ headers, body }) => [headers['content-length'], headers['transfer-encoding'], body]),
+    ).toEqual([
+      ['15', undefined, '{"name":"Åsa"}'],
+      ['4', undefined, 'Åsa'],
+    ])
+  })
+
+  test('what surrounds the value of a header is left out, such as the line break at the end of a file', async () => {
+    const { url, requests } = await answering(ok)
+    await client().get(url, { headers: { Authorization: ' Bearer abc\r\n', 'x-latin': 'é' } })
+    expect(requests[0]!.headers).toMatchObject({ authorization: 'Bearer abc', 'x-latin': 'é' })
+  })
+
+  test('connections are kept and used again', async () => {
+    const connected = vi.fn()
+    const url = await listening(createServer((_, response) => ok(response)).on('connection', connected))
+    for (let times = 0; times < 3; times++) await client().post(url, { json: {} })
+    expect(connected).toHaveBeenCalledTimes(1)
   })
 
   test('query is added to the address, escaped, without what is undefined', async () => {
@@ -137,6 +187,19 @@ describe('requests', () => {
       'header "authorization"',
       { headers: { authorization: 'Bearer hush\nhush-hush' } },
     ],
+    ['a header that is none', 'https://x.test/', 'header "x y"', { headers: { 'x y': 'hush-hush' } }],
+    [
+      'a header of the connection',
+      'https://x.test/',
+      'header "Transfer-Encoding" is set by the connection',
+      { headers: { 'Transfer-Encoding': 'chunked' } },
+    ],
+    [
+      'the length of another body',
+      'https://x.test/',
+      'header "content-length" is set by the connection',
+      { headers: { 'content-length': '7' }, json: {} },
+    ],
     ['a wrong timeout', 'https://x.test/', 'crm: timeout', { timeout: '5 parsecs' as '5s' }],
   ])('%s is a configuration error that quotes no secret, and nothing is sent', async (_, address, says, init) => {
     const onRequest = vi.fn()
@@ -147,6 +210,15 @@ describe('requests', () => {
     expect(inspect(error)).not.toContain('hush-hush')
     expect(onRequest).not.toHaveBeenCalled()
   })
+
+  test.each(['CONNECT', 'GET /', ''])(
+    'a method that cannot be sent, such as %j, is a configuration error',
+    async (method) => {
+      const error = await failure<Error>(client()('https://x.test/', { method }))
+      expect(error).toBeInstanceOf(ConfigError)
+      expect(error.message).toContain('there is no such method to send')
+    },
+  )
 
   test('a GET with a body is a configuration error', async () => {
     await expect(client().get('https://x.test/', { json: {} })).rejects.toThrow(
@@ -203,6 +275,83 @@ describe('answers', () => {
     ])
     expect(await response.text()).toBe('ok')
     expect(requests[0]).toMatchObject({ method: 'PATCH', body: '{"text":"hello"}' })
+  })
+
+  test('called itself, it gives each header as it came', async () => {
+    const { url } = await answering((response) => {
+      response.writeHead(200, [
+        ['set-cookie', 'a=1'],
+        ['set-cookie', 'b=2'],
+        ['x-latin', 'é'],
+      ])
+      response.end('x')
+    })
+    const { headers, url: place } = await client()(`${url}/#part`)
+    expect([headers.getSetCookie(), headers.get('x-latin'), place]).toEqual([['a=1', 'b=2'], 'é', `${url}/`])
+  })
+
+  test.each([204, 205])('called itself, it gives a %i without a body, even when the server sent one', async (code) => {
+    const url = await tcp((socket) =>
+      socket.once('data', () => socket.end(`HTTP/1.1 ${code} Fine\r\ncontent-length: 2\r\n\r\nhi`)),
+    )
+    const response = await client()(url)
+    expect([response.status, response.statusText, response.body]).toEqual([code, 'Fine', null])
+  })
+
+  test('called itself with HEAD, it gives the headers alone', async () => {
+    const { url } = await answering((response) =>
+      response.writeHead(200, { 'content-length': '99', 'content-encoding': 'gzip' }).end(),
+    )
+    const response = await client()(url, { method: 'head' })
+    expect([response.headers.get('content-length'), await response.text()]).toEqual(['99', ''])
+  })
+
+  test.each<[string, (text: string) => Uint8Array]>([
+    ['gzip', gzipSync],
+    ['x-gzip', gzipSync],
+    ['deflate', deflateSync],
+    ['deflate', deflateRawSync],
+    ['br', brotliCompressSync],
+    ['GZIP, br', (text) => brotliCompressSync(gzipSync(text))],
+    // some servers leave the end out
+    ['gzip', (text) => gzipSync(text).subarray(0, -8)],
+  ])('an answer compressed with %s is unpacked', async (coding, compress) => {
+    const { url, requests } = await answering((response) =>
+      response.writeHead(200, { 'content-encoding': coding }).end(compress('{"name":"Åsa"}')),
+    )
+    expect(await client().get(url)).toEqual({ name: 'Åsa' })
+    expect(await (await client()(url)).json()).toEqual({ name: 'Åsa' })
+    expect(requests[0]!.headers['accept-encoding']).toBe('gzip, deflate, br')
+  })
+
+  test('an answer in a coding that is not known is left as it is', async () => {
+    const { url } = await answering((response) =>
+      response.writeHead(200, { 'content-encoding': 'own, gzip' }).end('{}'),
+    )
+    expect(await client().get(url)).toEqual({})
+  })
+
+  test('an answer that cannot be unpacked may have been applied', async () => {
+    const { url } = await answering((response) =>
+      response.writeHead(200, { 'content-encoding': 'gzip' }).end('Ann Miller'),
+    )
+    const error = await failure<NetworkError>(client().post(url))
+    expect(error).toBeInstanceOf(NetworkError)
+    expect(error).toMatchObject({ code: 'Z_DATA_ERROR', connected: true })
+    expect(inspect(error)).not.toContain('Ann Miller')
+  })
+
+  test('what a server says before its answer is passed over', async () => {
+    const { url } = await answering((response) => {
+      response.writeEarlyHints({ link: '</style.css>; rel=preload' })
+      ok(response)
+    })
+    expect(await client().get(url)).toEqual({ ok: true })
+  })
+
+  test('bytes that are no UTF-8 become replacement characters', async () => {
+    const { url } = await answering((response) => response.end(Buffer.from([0x22, 0xff, 0x22])))
+    expect(await client().get(url)).toBe('\ufffd')
   })
 
   test('called itself, it asks with GET and copes with an empty answer', async () => {
@@ -388,17 +537,12 @@ describe('the network', () => {
     expect(error).toBeInstanceOf(NetworkError)
     expect(error.message).toContain(`crm: POST ${url}/upsert failed (`)
     expect(inspect(error, { showHidden: true, depth: 9 })).not.toMatch(/hush-hush|Ann Miller/)
+    // a handler may as well ask with a fetch of its own, and its error has to prove the same
+    expect(
+      neverConnected(await failure(fetch(url, { method: 'POST', body: '[]' }).then((response) => response.text()))),
+    ).toBe(!error.connected)
     return error
   }
-  const tcp = (serve: (socket: Socket) => unknown, scheme?: string) =>
-    listening(
-      createTcpServer((socket) => {
-        socket.on('error', () => undefined) // the client may reset what this side still writes
-        serve(socket)
-      }),
-      scheme,
-    )
-
   test('a refused connection proves that nothing was sent', async () => {
     const url = await serving(() => undefined)
     await cleanups.pop()!()
@@ -442,16 +586,10 @@ describe('the network', () => {
         const waiting = connect(port, '127.0.0.1').on('error', () => undefined)
         cleanups.push(() => waiting.destroy())
       }
-      // undici gives a connection 10 s; the same agent with less patience
-      const dispatcher = Symbol.for('undici.globalDispatcher.1')
-      await fetch('data:,').then((response) => response.text())
-      const before = Reflect.get(globalThis, dispatcher)
-      Reflect.set(globalThis, dispatcher, new before.constructor({ connect: { timeout: 500 } }))
-      cleanups.push(() => Reflect.set(globalThis, dispatcher, before))
-      expect(await broken(`http://127.0.0.1:${port}`)).toMatchObject({
-        code: 'UND_ERR_CONNECT_TIMEOUT',
-        connected: false,
-      })
+      const error = await failure<NetworkError>(client({ timeout: 500 }).post(`http://127.0.0.1:${port}`))
+      expect(error).toMatchObject({ name: 'NetworkError', code: 'ETIMEDOUT', connected: false })
+      const cause = Object.assign(new Error('Connect Timeout Error'), { code: 'UND_ERR_CONNECT_TIMEOUT' })
+      expect(neverConnected(new TypeError('fetch failed', { cause }))).toBe(true)
     },
   )
 
@@ -470,30 +608,66 @@ describe('the network', () => {
     expect(await broken(url)).toMatchObject({ code: 'ECONNRESET', connected: false })
   })
 
-  test('a port that fetch refuses proves that nothing was sent', async () => {
-    expect(await broken('http://127.0.0.1:6000')).toMatchObject({ code: undefined, connected: false })
+  test('a TLS handshake that does not come to its end in time proves that nothing was sent', async () => {
+    const url = await tcp(() => undefined, 'https')
+    expect(await failure(client({ timeout: 300 }).post(url))).toMatchObject({
+      name: 'NetworkError',
+      code: 'ETIMEDOUT',
+      connected: false,
+    })
   })
 
-  test.each<[string, string, (socket: Socket) => unknown]>([
-    ['closed instead of an answer', 'UND_ERR_SOCKET', (socket) => socket.end()],
+  test('silence after a TLS handshake proves nothing', async () => {
+    vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0')
+    cleanups.push(() => vi.unstubAllEnvs())
+    vi.spyOn(process, 'emitWarning').mockReturnValue()
+    const url = await listening(
+      createTlsServer({ key, cert }, () => undefined),
+      'https',
+    )
+    expect(await failure(client({ timeout: 300 }).post(url))).toBeInstanceOf(TimeoutError)
+  })
+
+  test('a refusal by each address of a host proves that nothing was sent', () => {
+    const refused = () => Object.assign(new Error('connect ECONNREFUSED'), { syscall: 'connect' })
+    const failed = (...errors: Error[]) => new TypeError('fetch failed', { cause: new AggregateError(errors) })
+    expect(neverConnected(failed(refused(), refused()))).toBe(true)
+    expect(neverConnected(failed(refused(), new Error('socket hang up')))).toBe(false)
+  })
+
+  test('a port that the fetch of a handler refuses proves that nothing was sent', async () => {
+    expect(neverConnected(await failure(fetch('http://127.0.0.1:6000')))).toBe(true)
+  })
+
+  test.each<[string, string | undefined, (socket: Socket) => unknown]>([
+    ['closed instead of an answer', 'ECONNRESET', (socket) => socket.end()],
     ['reset instead of an answer', 'ECONNRESET', (socket) => socket.resetAndDestroy()],
     ['answered with something that is not HTTP', 'HPE_INVALID_CONSTANT', (socket) => socket.end('Ann Miller\r\n\r\n')],
     [
       'closed in the middle of a 200',
-      'UND_ERR_SOCKET',
+      'ECONNRESET',
       (socket) => socket.end('HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"resu'),
+    ],
+    [
+      'closed in the middle of a 200 in chunks',
+      'ECONNRESET',
+      (socket) => socket.end('HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{"res\r\n'),
+    ],
+    [
+      'answered with chunks that are none',
+      'ECONNRESET',
+      (socket) => socket.end('HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nAnn Miller\r\n'),
+    ],
+    [
+      'switched to another protocol',
+      undefined,
+      (socket) => socket.end('HTTP/1.1 101 Switching Protocols\r\nupgrade: own\r\nconnection: upgrade\r\n\r\n'),
     ],
   ])('a connection %s may have been applied', async (_, code, answer) => {
     const url = await tcp((socket) => socket.once('data', () => answer(socket)))
     const error = await broken(url)
     expect(error).toMatchObject({ code, connected: true })
     expect(error.message).toContain('what was asked may have been applied')
-  })
-
-  test('an error that is none of the network passes as it is', async () => {
-    await expect(client()('https://x.test/', { method: 'CONNECT' })).rejects.toThrow(
-      /is not a valid HTTP method|unsupported/,
-    )
   })
 })
 
