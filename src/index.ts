@@ -1,4 +1,5 @@
 export type { Outcomes } from './account.js'
+export type { ColumnChanges, SchemaContract } from './columns.js'
 export { type Injected, Secret, secret } from './config.js'
 export {
   type Answer,

@@ -2,6 +2,7 @@ import { existsSync, rmSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { ColumnChanges, Columns } from './columns.js'
 import type { Operation } from './destination.js'
 import { openDuckdb } from './duckdb.js'
 import { ConfigError } from './errors.js'
@@ -9,7 +10,7 @@ import { bulk, type Incoming, staged } from './incoming.js'
 import { compare, readChanges, type StoredChange } from './plan.js'
 import { Reader } from './read.js'
 import { Unfit } from './record.js'
-import { comparisonOf, configOf, guard, identityOf, type SyncDefinition, showsAll } from './run.js'
+import { columnsOf, comparisonOf, configOf, guard, identityOf, type SyncDefinition, showsAll } from './run.js'
 import { StageReader } from './stage.js'
 import { openEmbedded } from './state/embedded.js'
 import type { SyncState } from './state/state.js'
@@ -44,6 +45,8 @@ export interface Plan<R = AnyRow> {
   readonly unfit: number
   /** Refused so often that they wait for a change of the row, or for a redrive. */
   readonly waiting: number
+  /** What is different about the columns of the source since they were last accepted; see `schemaContract`. */
+  readonly columns: ColumnChanges
   /** Why the run would stop before it sends anything. */
   readonly stopped: string | undefined
   /** The same for two plans that show the same changes: `run({ plan })` sends just these, or nothing. */
@@ -65,9 +68,10 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
     const stage = await scratch.open(name, identity)
     const state = await kept?.look(name, identity)
     try {
-      const incoming = await read(definition, stage, state ?? stage, signal, join(own, 'spill'))
-      if (mode === 'append') return previewOfAppend(definition, stage)
-      return await previewOfKeyed(definition, incoming, state ?? stage, own)
+      const columns = columnsOf(definition, state ?? stage, { previews: true })
+      const incoming = await read(definition, columns, stage, state ?? stage, signal, join(own, 'spill'))
+      if (mode === 'append') return previewOfAppend(definition, columns, stage)
+      return await previewOfKeyed(definition, columns, incoming, state ?? stage, own)
     } finally {
       await state?.close()
       await stage.close()
@@ -93,6 +97,7 @@ function removeAtExit(folder: string): void {
 
 async function read(
   definition: SyncDefinition,
+  columns: Columns,
   stage: SyncState,
   state: SyncState,
   stop: AbortSignal,
@@ -101,7 +106,15 @@ async function read(
   const { name, mode, version } = definition
   const complete = showsAll(definition)
   const compares = mode !== 'append'
-  const reader = new Reader({ ...definition, state: stage, earlier: state, stop, compares, brokenOff: undefined })
+  const reader = new Reader({
+    ...definition,
+    columns,
+    state: stage,
+    earlier: state,
+    stop,
+    compares,
+    brokenOff: undefined,
+  })
   const atOnce = compares && complete ? await reader.readAtOnce(spill, version) : undefined
   if (!reader.over) await reader.read(undefined)
   if (!reader.whole) throw new ConfigError(`${name}: the plan was stopped before the source was read to its end`)
@@ -114,7 +127,7 @@ async function read(
 }
 
 /** Every row that is read is sent. */
-function previewOfAppend(definition: SyncDefinition, stage: SyncState): Plan {
+function previewOfAppend(definition: SyncDefinition, columns: Columns, stage: SyncState): Plan {
   const rows = stage.nextOrdinal
   const { make, match } = comparisonOf(definition)
   return {
@@ -126,7 +139,8 @@ function previewOfAppend(definition: SyncDefinition, stage: SyncState): Plan {
     unchanged: 0,
     unfit: 0,
     waiting: 0,
-    stopped: undefined,
+    columns: columns.changes(),
+    stopped: columns.problem(),
     digest: 'append',
     changes: {
       async *[Symbol.asyncIterator]() {
@@ -151,6 +165,7 @@ function previewOfAppend(definition: SyncDefinition, stage: SyncState): Plan {
 
 async function previewOfKeyed(
   definition: SyncDefinition,
+  columns: Columns,
   incoming: Incoming,
   state: SyncState,
   own: string,
@@ -185,7 +200,8 @@ async function previewOfKeyed(
       unchanged: complete ? rows - counts.insert - counts.update - counts.unfit - counts.waiting : counts.unchanged,
       unfit: counts.unfit,
       waiting: counts.waiting + counts.waitingDeletes,
-      stopped: guard(definition, comparison),
+      columns: columns.changes(),
+      stopped: columns.problem() ?? guard(definition, comparison),
       digest: await comparison.digest(),
       changes: {
         async *[Symbol.asyncIterator]() {

@@ -1,4 +1,5 @@
 import { mkdir } from 'node:fs/promises'
+import type { Columns } from './columns.js'
 import { redact } from './config.js'
 import { Cursor, type CursorOptions } from './cursor.js'
 import { ConfigError, SourceError, SpillwayError } from './errors.js'
@@ -17,6 +18,8 @@ export interface ReaderOptions {
   readonly source: SourceDefinition
   readonly key: readonly string[] | undefined
   readonly cursor: CursorOptions | undefined
+  /** What the source's columns are held against. */
+  readonly columns: Columns
   /** Rows are to be compared. */
   readonly compares: boolean
   readonly log: Log
@@ -32,6 +35,9 @@ export interface ReaderOptions {
 
 /** How long rows of a slow source wait for others before they are made durable, in milliseconds. */
 const patience = 100
+
+/** Ends a reading at once of rows that are not to be taken as they are. */
+class NotAsTheyAre extends SpillwayError {}
 
 /** Brings the rows of a source into the stage. One per run. */
 export class Reader {
@@ -70,7 +76,7 @@ export class Reader {
 
   /** Reads the source into the stage. `before`: an earlier read, which is continued if it broke off. */
   async read(before: ReadRow | undefined): Promise<void> {
-    const { name, source, cursor: follow, state, stop, brokenOff } = this.#options
+    const { name, source, cursor: follow, columns, state, stop, brokenOff } = this.#options
     let writer: StageWriter | undefined
     let timer: NodeJS.Timeout | undefined
     try {
@@ -81,7 +87,7 @@ export class Reader {
         return
       }
       const cursor = follow && (await this.#openCursor(follow))
-      const everything = untilAborted(source.read(this.#reading(cursor?.since)), stop)
+      const everything = columns.admitted(untilAborted(source.read(this.#reading(cursor?.since)), stop))
       const rows = broken ? await this.#skip(broken, everything) : everything
       if (!rows) return
       if (broken) await state.resumeRead(broken)
@@ -95,6 +101,7 @@ export class Reader {
         await writer.add(fresh, cursor && source.ordered ? cursor.step() : undefined)
       }
       const whole = !stop.aborted
+      if (whole) columns.end()
       await writer.end(whole ? 'sealed' : 'broken', whole || source.ordered ? cursor?.step() : undefined)
       this.#whole = whole
     } catch (error) {
@@ -113,11 +120,19 @@ export class Reader {
    * matter are to be handed to {@link keep} then.
    */
   async readAtOnce(folder: string, version: string): Promise<Bulk | undefined> {
-    const { source, key, cursor, stop, log, name } = this.#options
+    const { source, key, cursor, columns, stop, log, name } = this.#options
     if (!source.bulk || !key || cursor) return undefined
     try {
       await mkdir(folder, { recursive: true })
-      const bulk = await source.bulk({ ...this.#reading(undefined), folder, key, version })
+      const reading = this.#reading(undefined)
+      const describe = (described: readonly Column[]): void => {
+        reading.describe(described)
+        if (columns.discards) throw new NotAsTheyAre()
+      }
+      const bulk = await source.bulk({ ...reading, describe, folder, key, version }).catch((error) => {
+        if (!(error instanceof NotAsTheyAre)) throw error
+        return undefined
+      })
       if (!bulk) log.debug(`${name}: ${source.name} is read row by row`)
       this.#whole = bulk !== undefined
       this.#over = this.#whole
@@ -161,19 +176,20 @@ export class Reader {
     })
   }
 
-  #describe(columns: readonly Column[]): void {
-    this.#columns = columns
-    const { name, cursor, key } = this.#options
-    const known = new Set(columns.map((column) => column.name))
+  #describe(described: readonly Column[]): void {
+    const { name, cursor, key, columns } = this.#options
+    const known = new Set(described.map((column) => column.name))
     const missing = [...(key ?? []), ...(cursor ? [cursor.column] : [])].find((column) => !known.has(column))
     if (missing !== undefined) {
       throw new ConfigError(`${name}: the source has no column ${missing}; it has ${[...known].join(', ')}`)
     }
-    if (cursor && columns.some((column) => column.name === cursor.column && column.type === 'decimal')) {
+    if (cursor && described.some((column) => column.name === cursor.column && column.type === 'decimal')) {
       throw new ConfigError(
         `${name}: the cursor column ${cursor.column} is a decimal, which arrives as text and does not order; cast it to bigint or double precision`,
       )
     }
+    columns.describe(described)
+    this.#columns = columns.kept(described)
   }
 
   /** Passes over the rows that a broken-off read had staged; `undefined` when the source begins differently now. */

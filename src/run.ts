@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import { none, type Outcomes, outcomes, plus, since, type Tally } from './account.js'
 import type { Stretch } from './batch.js'
+import { Columns, type SchemaContract } from './columns.js'
 import { redact, resolveConfig } from './config.js'
 import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
@@ -39,6 +41,7 @@ export interface SyncDefinition {
   /** Most deletes in one run: a share of the known keys, or a number of them. */
   readonly deleteCeiling: Ceiling
   readonly maxRejected: Ceiling | undefined
+  readonly schemaContract: SchemaContract
   readonly folder: string
   readonly log: Log
 }
@@ -217,6 +220,7 @@ class Running {
   readonly #limits: Limits
   readonly #delivery: Delivery
   readonly #reader: Reader
+  readonly #columns: Columns
   /** Whether a read shows the whole source. */
   readonly #complete: boolean
   /** The first ordinal that this run stages. */
@@ -281,8 +285,10 @@ class Running {
       allowRejections: options.allowRejections ?? false,
       maxRejected: definition.maxRejected,
     })
+    this.#columns = columnsOf(definition, state)
     this.#reader = new Reader({
       ...definition,
+      columns: this.#columns,
       state,
       earlier: state,
       // with an error the run ends at once; a destination that is merely down does not keep rows from being staged
@@ -370,6 +376,10 @@ class Running {
       // what the source gave before it broke off is delivered before the error is told
       await Promise.all([reading.catch(() => {}), delivering])
       await reading
+      if (this.#reader.whole) {
+        this.#tellColumns()
+        await this.#keepColumns()
+      }
     } finally {
       // refusals are of these items: they are believed or not while the items can still be read
       await this.#delivery.end()
@@ -415,6 +425,18 @@ class Running {
     const state = this.#state
     const from = complete ? this.#freshFrom : (state.plan?.through ?? this.#oldest)
     return staged([{ stage: state, from, fresh: this.#freshFrom, open: !complete }], this.#definition.version)
+  }
+
+  #tellColumns(): void {
+    const { name, log } = this.#definition
+    const news = this.#columns.news()
+    if (news) log[news.loses ? 'warn' : 'info'](`${name}: ${news.text}`)
+  }
+
+  /** To be called when what was read counts: until then, a run that is killed tells it again. */
+  async #keepColumns(): Promise<void> {
+    const columns = this.#columns.accepted()
+    if (columns && !isDeepStrictEqual(columns, this.#state.columns)) await this.#state.saveColumns(columns)
   }
 
   /** Where comparing spills to disk; it is gone when the run is. */
@@ -482,10 +504,12 @@ class Running {
           `${this.#definition.name}: the source, or what was delivered, has changed since the plan was made: nothing was sent. Plan again`,
         )
       }
+      this.#tellColumns()
       this.#plan = await comparison.commit()
     } finally {
       await comparison.close()
     }
+    await this.#keepColumns()
     this.#planned = complete ? 'complete' : 'partial'
     const { fresh, items, counts } = this.#plan
     if (items === 0 && !counts.replaces) return
@@ -656,6 +680,20 @@ export async function configOf({
 /** Whether a read shows the whole source. */
 export function showsAll({ source, cursor }: SyncDefinition): boolean {
   return source.repeatable && !cursor
+}
+
+/** What the source's columns are held against. `previews`: what does not fit is told, and nothing is stopped. */
+export function columnsOf(
+  definition: SyncDefinition,
+  { columns: known }: SyncState,
+  { previews = false }: { readonly previews?: boolean } = {},
+): Columns {
+  const { name, mode, key = [], cursor, schemaContract: contract } = definition
+  const complete = showsAll(definition)
+  const needed = cursor ? [...key, cursor.column] : key
+  // what is sent, or kept for good, before the read has ended must fit row by row
+  const stops = previews ? 'never' : complete && mode !== 'append' ? 'at-end' : 'at-row'
+  return new Columns({ name, contract, known, needed, complete, stops })
 }
 
 /** By which fields the destination finds its object. */

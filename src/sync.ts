@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import { type SchemaContract, schemaContracts } from './columns.js'
 import type { Secret } from './config.js'
 import { redactLog } from './config.js'
 import { type Destination, definitionOf, type Operation, operationsOf } from './destination.js'
@@ -84,6 +85,20 @@ type SyncOptions<R, M> = {
    * @default as many as there are
    */
   maxRejected?: `${number}%` | number | undefined
+  /**
+   * What happens when the source comes to have a new column, one of another type, or one less. `evolve` takes it as it is:
+   * `map` gets what there is, and `undefined` for a column that is gone. `freeze` stops the run before anything is sent that
+   * does not fit: for destinations that something depends on. `discard` leaves new columns, and values of another type, out
+   * of the rows, so that `map` and the destination do not see them: to go on undisturbed. `freeze` and `discard` hold to the
+   * columns of their first run, or of the last one under `evolve`. Key and cursor columns are never left out.
+   *
+   * Where the source does not tell its columns (anything but `postgres` and `duckdb`), they are those that its rows have, and
+   * numbers of any kind are one type. `freeze` then ends a read that is sent while it goes on, as in `append`, at the first row
+   * that does not fit.
+   *
+   * @default 'evolve'
+   */
+  schemaContract?: SchemaContract | undefined
   /** The folder of the state. @default '.spillway' */
   state?: string | Secret | undefined
   /** Where messages go. @default the console, without `debug` */
@@ -317,6 +332,7 @@ const options: readonly string[] = [
   'version',
   'deleteCeiling',
   'maxRejected',
+  'schemaContract',
   'state',
   'log',
 ]
@@ -364,6 +380,12 @@ function define(given: RawOptions): SyncDefinition {
   const map = given['map']
   if (map !== undefined && typeof map !== 'function')
     throw wrong(`map is ${describe(map)}; it must be a function from a row to a record`)
+  const schemaContract = given['schemaContract'] ?? 'evolve'
+  if (!schemaContracts.includes(schemaContract as SchemaContract)) {
+    throw wrong(
+      `schemaContract is ${typeof schemaContract === 'string' ? JSON.stringify(schemaContract) : describe(schemaContract)}; the choices are ${schemaContracts.join(', ')}`,
+    )
+  }
   const state = given['state'] ?? '.spillway'
   if (typeof state !== 'string' || /^\w+:\/\//.test(state)) {
     throw wrong(`state must be the path of a folder; a state in a database is not supported by this version`)
@@ -380,6 +402,7 @@ function define(given: RawOptions): SyncDefinition {
     version: hash('sha256', `${map ?? ''} ${versionOf(given['version'], wrong)}`, 'base64'),
     deleteCeiling: ceilingOf(given, 'deleteCeiling', wrong) ?? { share: 0.2 },
     maxRejected: ceilingOf(given, 'maxRejected', wrong),
+    schemaContract: schemaContract as SchemaContract,
     folder: state,
     log: redactLog((given['log'] as Log | undefined) ?? { ...console, debug() {} }),
   }

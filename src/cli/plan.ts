@@ -71,6 +71,7 @@ async function list(plan: Plan, limit: number): Promise<void> {
 
 async function show(plan: Plan, limit: number): Promise<void> {
   process.stdout.write(`${heading(plan)}\n`)
+  for (const column of columns(plan)) process.stdout.write(`  ${styleText('magenta', column)}\n`)
   for await (const change of first(plan.changes, limit)) process.stdout.write(`  ${line(change)}\n`)
   const more = changes(plan) - limit
   if (more > 0) process.stdout.write(`  and ${count(more)} more: --limit ${changes(plan)}\n`)
@@ -99,6 +100,15 @@ function heading(plan: Plan): string {
   ] as const
   const parts = words.flatMap(([kind, word]) => (plan[kind] > 0 ? `${count(plan[kind])} ${word}` : []))
   return `${plan.sync}: ${some(plan.rows, 'row')}: ${parts.length > 0 ? parts.join(', ') : 'nothing to send'}`
+}
+
+/** What is different about the source: `column phone is new`. */
+function columns({ columns: { added, dropped, changed } }: Plan): string[] {
+  return [
+    ...added.map((name) => `column ${clean(name)} is new`),
+    ...dropped.map((name) => `column ${clean(name)} is gone`),
+    ...changed.map(({ name, from, to }) => `column ${clean(name)} was ${from} and is ${to}`),
+  ]
 }
 
 /** One change: `+` what is new, `~` what is different, field by field, `-` what goes. */

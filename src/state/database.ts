@@ -14,7 +14,7 @@ const migrations = [
   `
   create table sync (
     id integer primary key, name text not null unique, nonce text not null, identity text not null, epoch integer not null default 0,
-    next_ordinal integer not null default 0, serial integer not null default 0, cursor text
+    next_ordinal integer not null default 0, serial integer not null default 0, cursor text, columns text
   );
   create table run (
     sync integer not null, id text not null, started_at integer not null, ended_at integer, status text not null, summary text,

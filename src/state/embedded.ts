@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, readdir, rm, stat, truncate } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { none, type Tally } from '../account.js'
+import type { KnownColumns } from '../columns.js'
 import { AlreadyRunningError, ConfigError, StateDamagedError } from '../errors.js'
 import { decodeRows, encodeRows, Instant } from '../values.js'
 import { Database, explained, isLocked, lock } from './database.js'
@@ -229,6 +230,7 @@ class EmbeddedSync implements SyncState {
   readonly #asSent = new Map<number, readonly Range[]>()
   #interrupted = false
   #cursor: Position | undefined
+  #columns: KnownColumns | undefined
   #plan: (PlanRow & Filed) | undefined
   #snapshot: { readonly base: FiledSnapshot | undefined; readonly recent: FiledSnapshot | undefined }
 
@@ -241,6 +243,7 @@ class EmbeddedSync implements SyncState {
     this.#nextOrdinal = sync.next_ordinal
     this.#serial = sync.serial
     this.#cursor = sync.cursor === null ? undefined : parsePosition(sync.cursor)
+    this.#columns = sync.columns === null ? undefined : (JSON.parse(sync.columns) as KnownColumns)
     this.#reads = database
       .all<Omit<ReadRow, 'complete'> & { complete: number }>(
         'select id, state, complete, first, rows from read where sync = ? order by id',
@@ -454,6 +457,17 @@ class EmbeddedSync implements SyncState {
     })
     this.#replaceRead({ ...this.#reads.find(({ id }) => id === read.id)!, state })
     if (cursor) this.#cursor = cursor.position
+  }
+
+  get columns(): KnownColumns | undefined {
+    return this.#columns
+  }
+
+  async saveColumns(columns: KnownColumns): Promise<void> {
+    await this.#database.commit(() =>
+      this.#database.run('update sync set columns = ? where id = ?', JSON.stringify(columns), this.#sync),
+    )
+    this.#columns = columns
   }
 
   #forgetReads(reads: readonly ReadRow[]): void {
@@ -747,6 +761,7 @@ type StoredSync = {
   serial: number
   identity: string
   cursor: string | null
+  columns: string | null
 }
 type StoredRun = { id: string; started_at: number; ended_at: number | null; status: string; summary: string | null }
 type StoredBatch = {

@@ -1,4 +1,5 @@
 import type { Tally } from '../account.js'
+import type { KnownColumns } from '../columns.js'
 import type { Operation } from '../destination.js'
 import type { AnyRow } from '../values.js'
 
@@ -217,6 +218,9 @@ export interface SyncState {
    */
   staged(segment: SegmentRow, cursor: CursorStep | undefined, letters: readonly number[]): Promise<void>
   endRead(read: ReadRow, state: 'sealed' | 'broken', cursor?: CursorStep): Promise<void>
+  /** The columns of the source as they were accepted last. */
+  readonly columns: KnownColumns | undefined
+  saveColumns(columns: KnownColumns): Promise<void>
 
   // plans
   readonly plan: PlanRow | undefined

@@ -370,6 +370,23 @@ describe('plan', () => {
     expect((await here.spillway('plan', '--limit', '1')).out).toContain('and 3 more: --limit 4\n')
   })
 
+  test('says first how the columns of the source have changed', async () => {
+    here = await project({ 'spillway.config.mjs': mirror, ...rowsFile([ada]) })
+    await here.spillway('run')
+    await here.write(rowsFile([{ id: '1', email: ada.email, phone: '1' }]))
+    const { out } = await here.spillway('plan')
+    const [, ...lines] = out.split('\n')
+    expect(lines.slice(0, 3)).toEqual([
+      '  column phone is new',
+      '  column score is gone',
+      '  column id was number and is text',
+    ])
+    const [counts = ''] = (await here.spillway('plan', '--json')).out.split('\n')
+    expect(JSON.parse(counts)).toMatchObject({
+      columns: { added: ['phone'], dropped: ['score'], changed: [{ name: 'id', from: 'number', to: 'text' }] },
+    })
+  })
+
   test('is saved as JSON, and a run that is given it sends just that, or nothing', async () => {
     here = await project({ 'spillway.config.mjs': mirror, ...rowsFile([ada]) })
     const { out } = await here.spillway('plan', '--json')

@@ -45,7 +45,7 @@ const notify = destination(10)(async (batch: Lead[], { http, idempotencyKey }) =
   const headers = { 'idempotency-key': idempotencyKey }
   await http.post('https://x.test', { json: batch.map((lead) => lead.email), headers })
 })
-await sync({ name: 'leads', from: leads, to: notify, key: 'id', mode: 'upsert' }).run()
+await sync({ name: 'leads', from: leads, to: notify, key: 'id', mode: 'upsert', schemaContract: 'freeze' }).run()
 
 // one source, two destinations, each with its map; an option that is a match field types the record
 const scored = duckdb<Lead>({ path: 'lake.db', query: 'from scored' })
@@ -119,6 +119,7 @@ await contacts.run({ signal: AbortSignal.timeout(1000) })
 
 // a plan knows the record, and is what a run may be held to
 const plan = await contacts.plan({ signal: AbortSignal.timeout(1000) })
+for (const { name, from, to } of plan.columns.changed) console.log(plan.columns.added.length, `${name}: ${from} → ${to}`)
 console.log(plan.insert + plan.update + plan.delete, plan.stopped)
 for await (const { operation, record, before, fields } of plan.changes) {
   console.log(operation, record.email.toUpperCase(), before?.email, fields.join())

@@ -47,6 +47,16 @@ sync({
   mode: 'upsrt',
 })
 
+// ---- columns
+
+sync({
+  name: 's',
+  from: leads,
+  to: print,
+  // @ts-expect-error no such contract
+  schemaContract: 'frozen',
+})
+
 // ---- keys and cursors
 
 // @ts-expect-error a keyed mode needs key
