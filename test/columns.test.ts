@@ -1,7 +1,18 @@
 import { join } from 'node:path'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type AnyRow, ConfigError, destination, type Log, type Readable, SourceError, sync } from '../src/index.js'
+import {
+  type AnyRow,
+  ConfigError,
+  destination,
+  type Log,
+  type Plan,
+  type Readable,
+  type Run,
+  SourceError,
+  type Sync,
+  sync,
+} from '../src/index.js'
 import { duckdb } from '../src/sources/duckdb.js'
 import { postgres } from '../src/sources/postgres.js'
 import { dieAt, immortal } from './support/death.js'
@@ -106,6 +117,21 @@ const sources = {
 type Kind = keyof typeof sources
 const kinds = Object.keys(sources) as Kind[]
 
+interface People {
+  from: Readable<AnyRow>
+  schemaContract: Contract | undefined
+  map: ((row: AnyRow) => AnyRow) | undefined
+  cursor: { column: string; lag: number } | undefined
+  state: string
+  /** What was sent and said by the latest run. */
+  readonly sent: AnyRow[]
+  readonly said: string[]
+  sync(): Sync
+  /** Runs, from now on with this source. */
+  run(from?: Readable<AnyRow>, options?: object): Promise<Run>
+  plan(from?: Readable<AnyRow>): Promise<Plan>
+}
+
 /** A sync whose source may be changed between runs. */
 async function start(from: Readable<AnyRow>, mode: Mode = 'upsert', schemaContract?: Contract) {
   const sent: AnyRow[] = []
@@ -117,24 +143,23 @@ async function start(from: Readable<AnyRow>, mode: Mode = 'upsert', schemaContra
     error: (text) => void said.push(`error ${text}`),
   }
   const state = await stateFolder()
-  const it = {
+  const it: People = {
     from,
     schemaContract,
-    mode,
     sent,
     said,
     state,
-    map: undefined as ((row: AnyRow) => AnyRow) | undefined,
-    cursor: undefined as { column: string; lag: number } | undefined,
+    map: undefined,
+    cursor: undefined,
     sync() {
       const write = (batch: AnyRow[]) => void sent.push(...batch)
-      const to = destination({ batchSize: 10 })({ insert: write, upsert: write, delete() {} })
+      const to = destination({ batchSize: 10, settle: '1ms' })({ insert: write, upsert: write, delete() {} })
       return sync({
         name: 'people',
         from: it.from,
         to,
-        key: it.mode === 'append' ? undefined : 'id',
-        mode: it.mode,
+        key: mode === 'append' ? undefined : 'id',
+        mode,
         schemaContract: it.schemaContract,
         state: it.state,
         log,
@@ -142,14 +167,13 @@ async function start(from: Readable<AnyRow>, mode: Mode = 'upsert', schemaContra
         ...(it.cursor && { cursor: it.cursor }),
       } as never)
     },
-    /** Runs; only what this run sends and says is there afterwards. */
-    async run(from: Readable<AnyRow> = it.from, options: object = {}) {
+    async run(from = it.from, options = {}) {
       it.from = from
       sent.length = 0
       said.length = 0
       return it.sync().run({ allowRejections: true, ...options })
     },
-    async plan(from: Readable<AnyRow> = it.from) {
+    async plan(from = it.from) {
       it.from = from
       said.length = 0
       return it.sync().plan()
@@ -341,7 +365,7 @@ describe('a column that is needed and gone', () => {
   })
 })
 
-describe('killed at any point', () => {
+describe('killed after any of its commits', () => {
   it('a run has said what is new, or the next one does', async () => {
     const one = await start([{ id: 1 }])
     await one.run()

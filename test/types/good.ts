@@ -119,7 +119,8 @@ await contacts.run({ signal: AbortSignal.timeout(1000) })
 
 // a plan knows the record, and is what a run may be held to
 const plan = await contacts.plan({ signal: AbortSignal.timeout(1000) })
-for (const { name, from, to } of plan.columns.changed) console.log(plan.columns.added.length, `${name}: ${from} → ${to}`)
+for (const { name, from, to } of plan.columns.changed)
+  console.log(plan.columns.added.length, `${name}: ${from} → ${to}`)
 console.log(plan.insert + plan.update + plan.delete, plan.stopped)
 for await (const { operation, record, before, fields } of plan.changes) {
   console.log(operation, record.email.toUpperCase(), before?.email, fields.join())
