@@ -94,53 +94,6 @@ export interface BatcherOptions {
 /** How long a batch that is not full waits for rows while the source goes on. */
 const linger = 1_000
 
-/** Batches made before somebody asks for them, at most. They are in memory. */
-const mostAhead = 8
-
-/** Hands out batches. While those who took some wait for the disk or for answers, the next are made. */
-class Feed {
-  readonly #batches: AsyncGenerator<Work>
-  #ahead: number
-  readonly #made: Promise<IteratorResult<Work>>[] = []
-  #awaited = 0
-  #scheduled = false
-
-  constructor(batches: (isAwaited: () => boolean) => AsyncGenerator<Work>, ahead: number) {
-    this.#batches = batches(() => this.#awaited > 0)
-    this.#ahead = ahead
-  }
-
-  async next(): Promise<IteratorResult<Work>> {
-    this.#awaited++
-    try {
-      return await (this.#made.shift() ?? this.#batches.next())
-    } finally {
-      this.#awaited--
-      this.#makeMore()
-    }
-  }
-
-  /** Nobody will ask any more. Resolves when no batch is being made. */
-  async end(): Promise<void> {
-    this.#ahead = 0
-    await Promise.allSettled(this.#made)
-  }
-
-  /** Not before the turn of the event loop has ended: first, what is there has to be on its way. */
-  #makeMore(): void {
-    if (this.#scheduled || this.#made.length >= this.#ahead) return
-    this.#scheduled = true
-    setImmediate(() => {
-      this.#scheduled = false
-      while (this.#made.length < this.#ahead) {
-        const batch = this.#batches.next()
-        batch.catch(() => {}) // told to whoever takes it
-        this.#made.push(batch)
-      }
-    })
-  }
-}
-
 /** Makes rows into records and records into batches: by count and bytes, each key in one batch at a time. */
 export class Batcher {
   readonly #options: BatcherOptions
@@ -157,21 +110,14 @@ export class Batcher {
     this.#make = recordMaker({ ...options, needed: options.destination.match ?? [] })
   }
 
-  /** The batches of a stretch, made ahead of up to so many calls for them. */
-  feed(stretch: Stretch, lanes: number): Feed {
-    // of items whose keys repeat, each one on its way holds back later ones
-    const ahead = this.#options.keysRepeat ? 0 : Math.min(lanes, mostAhead)
-    return new Feed((isAwaited) => this.#batches(stretch, isAwaited), ahead)
-  }
-
-  /** Those that an earlier run left unknown come first. */
-  async *#batches(stretch: Stretch, isAwaited: () => boolean): AsyncGenerator<Work> {
+  /** The batches of a stretch, those that an earlier run left unknown first. */
+  async *feed(stretch: Stretch): AsyncGenerator<Work> {
     if (stretch.only !== 'pending') {
       for (const batch of stretch.batches) if (batch.state === 'unknown') yield await this.#leftUnknown(batch, stretch)
     }
     if (stretch.only === 'unknown') return
     const later: Work[] = []
-    for await (const work of this.#pending(stretch, isAwaited)) {
+    for await (const work of this.#pending(stretch)) {
       if (work.notBefore > Date.now()) later.push(work)
       else yield work
     }
@@ -240,7 +186,7 @@ export class Batcher {
     for (const go of this.#waiting.splice(0)) go()
   }
 
-  async *#pending(stretch: Stretch, isAwaited: () => boolean): AsyncGenerator<Work> {
+  async *#pending(stretch: Stretch): AsyncGenerator<Work> {
     const { destination, keysRepeat, refuse, settle, stop } = this.#options
     const { batchSize, batchBytes } = destination.policy
     const covered = stretch.batches.flatMap(({ ranges }) => ranges).toSorted((a, b) => a[0] - b[0])
@@ -268,7 +214,7 @@ export class Batcher {
       if (!chunk) {
         if (final) break
         const more = await this.#more(stretch, taken.length > 0)
-        if (!more && taken.length > 0 && isAwaited()) yield cut()
+        if (!more && taken.length > 0) yield cut()
         continue
       }
       const until = Math.min(end, start, chunk.first + chunk.rows.length)

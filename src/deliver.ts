@@ -143,9 +143,8 @@ export class Delivery {
   /** Delivers a stretch. Resolves when every attempt has ended and every outcome is durable. */
   async deliver(stretch: Stretch): Promise<void> {
     if (this.#halt) return
+    const feed = this.#batcher.feed(stretch)
     const { concurrency } = this.#options.destination.policy
-    const lanes = concurrency === 'auto' ? mostLanes : concurrency
-    const feed = this.#batcher.feed(stretch, lanes)
     const lane = async (): Promise<void> => {
       try {
         while (!this.#stop.aborted) {
@@ -158,8 +157,7 @@ export class Delivery {
         if (error !== this.#stop.reason) this.#fail(messageOf(error), error)
       }
     }
-    await Promise.all(Array.from({ length: lanes }, lane))
-    await feed.end()
+    await Promise.all(Array.from({ length: concurrency === 'auto' ? mostLanes : concurrency }, lane))
     await this.#allRecorded()
   }
 

@@ -614,52 +614,6 @@ describe('batches', () => {
     }
   })
 
-  it('are made ahead of those who send them, but no more than concurrency', async () => {
-    let mapped = 0
-    const found: number[] = []
-    const to = destination({ batchSize: 5, concurrency: 2 })(async (batch: Row[]) => {
-      if (batch[0]!.id >= 10) return
-      await vi.waitFor(() => expect(mapped).toBeGreaterThanOrEqual(20))
-      await new Promise((resolve) => setTimeout(resolve, 50))
-      found.push(mapped)
-    })
-    const map = (row: Row) => {
-      mapped++
-      return row
-    }
-    const one = sync({ name: 'a', from: rows(100), to, map, state: await stateFolder() })
-    expect(await one.run()).toMatchObject({ delivered: 100 })
-    // two are under way, and two are made
-    expect(found).toEqual([20, 20])
-  })
-
-  it('fill up for as long as nobody could send them', async () => {
-    const sizes: number[] = []
-    let call!: () => void
-    const called = new Promise<void>((resolve) => {
-      call = resolve
-    })
-    let end!: () => void
-    const ended = new Promise<void>((resolve) => {
-      end = resolve
-    })
-    const to = destination({ batchSize: 100 })(async (batch: Row[]) => {
-      sizes.push(batch.length)
-      call()
-      await ended
-    })
-    async function* from() {
-      yield { id: 0 }
-      await called
-      yield { id: 1 }
-      await new Promise((resolve) => setTimeout(resolve, 2_500))
-      yield { id: 2 }
-      setTimeout(end, 100)
-    }
-    expect(await sync({ name: 'a', from, to, state: await stateFolder() }).run()).toMatchObject({ delivered: 3 })
-    expect(sizes).toEqual([1, 2])
-  })
-
   it('run no more at once than concurrency allows', async () => {
     let now = 0
     let most = 0

@@ -2,7 +2,6 @@ import { existsSync } from 'node:fs'
 import { mkdir, open, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import Sqlite from 'libsql'
-import Asynchronous from 'libsql/promise'
 import { ConfigError, SpillwayError, StateDamagedError } from '../errors.js'
 import { checkpoint } from './files.js'
 
@@ -188,20 +187,12 @@ export class Database {
     try {
       for (const { apply } of changes) apply()
       checkpoint('before commit')
-      await this.#commit()
+      this.#prepare('commit').run()
     } catch (error) {
       if (this.#sqlite.inTransaction) this.#prepare('rollback').run()
       throw explained(error, join(this.#folder, 'state.db'))
     }
     checkpoint('committed')
-  }
-
-  /**
-   * On a thread of its own: while the disk syncs, the event loop takes in answers and makes the next batches. Both modules of
-   * libsql have the same handle under their connections.
-   */
-  async #commit(): Promise<void> {
-    await Asynchronous.prototype.exec.call(this.#sqlite, 'commit')
   }
 
   /** Another process may be writing: wait without blocking the event loop, as SQLite's own busy timeout would. */
