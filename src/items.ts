@@ -117,7 +117,7 @@ function optional(value: string | null): string | undefined {
 }
 
 /** Rows by their staged ordinals, which ascend. */
-export async function pick(reader: StageReader, ordinals: readonly number[]): Promise<AnyRow[]> {
+async function pick(reader: StageReader, ordinals: readonly number[]): Promise<AnyRow[]> {
   const rows: AnyRow[] = []
   let chunk: Chunk | undefined
   for (const ordinal of ordinals) {
