@@ -1,4 +1,5 @@
 import { hash, randomUUID } from 'node:crypto'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
 import type { Operation } from './destination.js'
@@ -54,8 +55,8 @@ export interface PlanOptions {
   readonly full: boolean
   /** A DuckDB to do it with. */
   readonly database: Duckdb
-  /** A folder for files that are of no use afterwards. */
-  readonly spill: string
+  /** A folder for files, which goes with the comparison. */
+  readonly folder: string
   /** Keys that are tried again, however often they were refused; or all. */
   readonly again: ReadonlySet<string> | 'all'
 }
@@ -89,77 +90,112 @@ export interface Comparison {
  * @throws ConfigError naming keys that occur twice in a complete read.
  */
 export async function compare(options: PlanOptions): Promise<Comparison> {
-  const { state, incoming, operation, deletes, spill, complete } = options
   const database = await options.database.workspace()
-  const { connection } = database
-  try {
-    await loadSnapshot(connection, state)
-    await connection.run(`create view incoming as ${options.key ? incoming.relation : withoutKey(incoming.relation)}`)
-    const before = await countsBefore(connection)
-    await choose(connection, options, before)
-    const lines = new LineFile(join(spill, 'made.lines'))
-    const apart = await writeMade(database, options, before.all === 0, lines)
-    const made = await lines.end(madeColumns)
-    await connection.run(
-      `create view row_made as ${decoded(made)}; create table rival (line bigint, key varchar); create table owner (match varchar, key varchar, rank bigint, line bigint)`,
-    )
-    // where every record is found by its own key, no other can have it
-    const contested = apart || before.apart > 0
-    if (operation !== 'replace' && contested) await settleOwners(connection)
-    const gone = new LineFile(join(spill, 'gone.lines'))
-    const goes = deletes && (await writeDeletes(database, options, gone))
-    const deleted = goes ? `union all ${decoded(await gone.end(madeColumns))}` : ''
-    await connection.run(`create view made as ${await judged(connection, options)} ${deleted}`)
-    const tallies = await talliesOf(connection)
-    const goneKeys = await countOf(connection, 'gone')
-    const replaces =
-      operation === 'replace' &&
-      (goneKeys > 0 || tallies.some(({ kind, unfit }) => !unfit && (kind === 'insert' || kind === 'update')))
-    const sent = (kind: string): boolean =>
-      replaces ? kind !== 'waiting' : kind === 'insert' || kind === 'update' || kind === 'delete'
-    const items = tallies.filter(({ kind }) => sent(kind))
-    const { counts, rows } = await countsOf(connection, options, tallies, replaces)
-    const planned: Planned = { items: sum(items), fresh: sum(items.filter(({ carried }) => carried)), counts }
-    const isItem = replaces ? `kind <> 'waiting'` : `kind in ('insert', 'update', 'delete')`
-    const asOperation = `case kind when 'delete' then 'delete' else '${operation}' end as operation`
-    return {
-      counts,
-      rows,
-      known: before.known,
-      knownDeletes: goes
-        ? await countOf(connection, `(from made where kind = 'delete') m join gone g on m.key = g.key where g.known`)
-        : 0,
-      gone: complete ? goneKeys : 0,
-      async digest() {
-        const [found] = await rowsOf<{ digest: string | null }>(
-          connection,
-          `select bit_xor(md5_number(concat_ws(chr(31), ${asOperation.replace(' as operation', '')}, key, record, problem)))::varchar as digest
-           from made where ${isItem}`,
-        )
-        return found!.digest ?? 'nothing'
-      },
-      async commit() {
-        const refreshed = replaces ? 0 : sum(tallies.filter(({ kind }) => kind === 'same'))
-        const plan = `select row_number() over () - 1 as item, n as stage, key, ${asOperation}, hi, lo, record, other, problem, remote_id, doubt,
-            landing, held_by from (from made where ${isItem})`
-        const refresh = `select null as item, n as stage, key, '${operation}' as operation, hi, lo, null as record, null as other, null as problem,
-            null as remote_id, false as doubt, null as landing, null as held_by from made where kind = 'same' and not (${isItem})`
-        await commitPlan(connection, options, planned, refreshed > 0 ? `${plan} union all ${refresh}` : plan, refreshed)
-        return planned
-      },
-      async writeChanges(file) {
-        await copyTo(
-          connection,
-          file,
-          `select ${asOperation}, m.record, m.problem, case when s.known then s.record end as before
-           from (from made where ${isItem}) m left join suspect s on m.key = s.key order by kind = 'delete', line`,
-        )
-      },
-      close: () => database.close(),
-    }
-  } catch (error) {
+  const close = async (): Promise<void> => {
     await database.close()
+    await rm(options.folder, { recursive: true, force: true })
+  }
+  try {
+    const before = await findChanges(database, options)
+    const findings = await findingsOf(database.connection, options)
+    return { ...(await comparison(database.connection, options, findings)), known: before.known, close }
+  } catch (error) {
+    await close()
     throw error
+  }
+}
+
+/** Makes the view `made`: what is to be done about each row that may be news to the destination, and about keys that are gone. */
+async function findChanges(database: Duckdb, options: PlanOptions): Promise<Before> {
+  const { state, incoming, operation, deletes, folder, key } = options
+  const { connection } = database
+  await loadSnapshot(connection, state)
+  await connection.run(`create view incoming as ${key ? incoming.relation : withoutKey(incoming.relation)}`)
+  const before = await countsBefore(connection)
+  await choose(connection, options, before)
+  const made = new LineFile(join(folder, 'made.lines'))
+  const apart = await writeMade(database, options, before.all === 0, made)
+  await connection.run(`
+    create view row_made as ${decoded(await made.end(madeColumns))};
+    create table owner (match varchar, key varchar, rank bigint, line bigint);
+    create table rival (line bigint, key varchar)`)
+  // where every record is found by its own key, no other can have it
+  if (operation !== 'replace' && (apart || before.apart > 0)) await settleOwners(connection)
+  const gone = new LineFile(join(folder, 'gone.lines'))
+  const deleted = deletes && (await writeDeletes(database, options, gone))
+  const rows = await judged(connection, options)
+  await connection.run(
+    `create view made as ${rows} ${deleted ? `union all ${decoded(await gone.end(madeColumns))}` : ''}`,
+  )
+  return before
+}
+
+/** What was found, counted. */
+interface Findings {
+  readonly tallies: readonly Tallied[]
+  /** Keys that are or may be at the destination and are not in the source. */
+  readonly gone: number
+  /** Everything is replaced. */
+  readonly replaces: boolean
+}
+
+async function findingsOf(connection: DuckDBConnection, { operation }: PlanOptions): Promise<Findings> {
+  const tallies = await talliesOf(connection)
+  const gone = await countOf(connection, 'gone')
+  const differs = tallies.some(({ kind, unfit }) => !unfit && (kind === 'insert' || kind === 'update'))
+  return { tallies, gone, replaces: operation === 'replace' && (gone > 0 || differs) }
+}
+
+/** Which kinds are sent. */
+function sentKinds(replaces: boolean): readonly Kind[] {
+  return replaces ? ['insert', 'update', 'same'] : ['insert', 'update', 'delete']
+}
+
+async function comparison(
+  connection: DuckDBConnection,
+  options: PlanOptions,
+  findings: Findings,
+): Promise<Omit<Comparison, 'known' | 'close'>> {
+  const { operation, complete } = options
+  const { tallies, gone, replaces } = findings
+  const kinds = sentKinds(replaces)
+  const items = tallies.filter(({ kind }) => kinds.includes(kind))
+  const { counts, rows } = await countsOf(connection, options, findings)
+  const planned: Planned = { items: sum(items), fresh: sum(items.filter(({ carried }) => carried)), counts }
+  const isItem = `kind in (${kinds.map(literal).join()})`
+  const asOperation = `case kind when 'delete' then 'delete' else '${operation}' end`
+  return {
+    counts,
+    rows,
+    knownDeletes:
+      counts.delete === 0
+        ? 0
+        : await countOf(connection, `(from made where kind = 'delete') m join gone g on m.key = g.key where g.known`),
+    gone: complete ? gone : 0,
+    async digest() {
+      const [found] = await rowsOf<{ digest: string | null }>(
+        connection,
+        `select bit_xor(md5_number(concat_ws(chr(31), ${asOperation}, key, record, problem)))::varchar as digest from made where ${isItem}`,
+      )
+      return found!.digest ?? 'nothing'
+    },
+    async commit() {
+      const plan = `select row_number() over () - 1 as item, n as stage, key, ${asOperation} as operation, hi, lo, record, other, problem,
+          remote_id, doubt, landing, held_by from (from made where ${isItem})`
+      const refresh = `select null as item, n as stage, key, '${operation}' as operation, hi, lo, null as record, null as other, null as problem,
+          null as remote_id, false as doubt, null as landing, null as held_by from made where kind = 'same'`
+      const refreshed = kinds.includes('same') ? 0 : sum(tallies.filter(({ kind }) => kind === 'same'))
+      await commitPlan(connection, options, planned, refreshed > 0 ? `${plan} union all ${refresh}` : plan, refreshed)
+      return planned
+    },
+    async writeChanges(file) {
+      await copyTo(
+        connection,
+        file,
+        `select ${asOperation} as operation, m.record, m.problem, case when s.known then s.record end as before
+         from (from made where ${isItem}) m left join suspect s on m.key = s.key order by kind = 'delete', line`,
+      )
+    },
   }
 }
 
@@ -495,7 +531,7 @@ async function judged(connection: DuckDBConnection, { match }: PlanOptions): Pro
 // ---- accounts ----------------------------------------------------------------------------------------------------
 
 interface Tallied {
-  readonly kind: string
+  readonly kind: Kind
   readonly carried: boolean
   /** Of these rows no record can be made. */
   readonly unfit: boolean
@@ -517,8 +553,7 @@ function sum(tallies: readonly Tallied[]): number {
 async function countsOf(
   connection: DuckDBConnection,
   { version, complete }: PlanOptions,
-  tallies: readonly Tallied[],
-  replaces: boolean,
+  { tallies, replaces }: Findings,
 ): Promise<{ counts: PlanCounts; rows: number }> {
   const of = (kind: Kind, where: Partial<Tallied> = {}): number =>
     sum(
@@ -538,14 +573,13 @@ async function countsOf(
     const looked = sum(tallies.filter((one) => one.carried === isCarried && !isDelete(one.kind)))
     return rows - older - looked + (replaces ? 0 : of('same', { carried: isCarried }))
   }
-  const items = (kind: string): boolean => kind === 'insert' || kind === 'update' || (replaces && kind === 'same')
   return {
     rows: fresh.rows,
     counts: {
       insert: of('insert', { unfit: false }),
       update: of('update', { unfit: false }),
       delete: of('delete'),
-      unfit: sum(tallies.filter(({ kind, unfit }) => unfit && items(kind))),
+      unfit: sum(tallies.filter(({ kind, unfit }) => unfit && sentKinds(replaces).includes(kind))),
       replaces,
       unchanged: unchanged(fresh, false),
       waiting: of('waiting', { carried: false }),
@@ -559,7 +593,7 @@ async function countsOf(
   }
 }
 
-function isDelete(kind: string): boolean {
+function isDelete(kind: Kind): boolean {
   return kind === 'delete' || kind === 'waiting delete'
 }
 

@@ -69,7 +69,7 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
     const state = await kept?.look(name, identity)
     try {
       const columns = columnsOf(definition, state ?? stage, { previews: true })
-      const incoming = await read(definition, columns, stage, state ?? stage, signal, join(own, 'spill'))
+      const incoming = await read(definition, columns, stage, state ?? stage, signal, join(own, 'compared'))
       if (mode === 'append') return previewOfAppend(definition, columns, stage)
       return await previewOfKeyed(definition, columns, incoming, state ?? stage, own)
     } finally {
@@ -101,7 +101,7 @@ async function read(
   stage: SyncState,
   state: SyncState,
   stop: AbortSignal,
-  spill: string,
+  folder: string,
 ): Promise<Incoming> {
   const { name, mode, version } = definition
   const complete = showsAll(definition)
@@ -115,7 +115,7 @@ async function read(
     compares,
     brokenOff: undefined,
   })
-  const atOnce = compares && complete ? await reader.readAtOnce(spill, version) : undefined
+  const atOnce = compares && complete ? await reader.readAtOnce(folder, version) : undefined
   if (!reader.over) await reader.read(undefined)
   if (!reader.whole) throw new ConfigError(`${name}: the plan was stopped before the source was read to its end`)
   if (atOnce) return bulk(atOnce)
@@ -184,7 +184,7 @@ async function previewOfKeyed(
       complete,
       full: false,
       database,
-      spill,
+      folder: join(own, 'compared'),
       again: new Set(),
     })
     await comparison.writeChanges(file)

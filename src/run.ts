@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { none, type Outcomes, outcomes, plus, since, type Tally } from './account.js'
@@ -410,7 +411,7 @@ class Running {
     await this.#resumeKeyed(complete)
     // without a letter to send again nothing is read, and what is not read is not gone
     if (this.#over() || letters?.length === 0) return
-    const atOnce = complete ? await this.#reader.readAtOnce(this.#spill, this.#definition.version) : undefined
+    const atOnce = complete ? await this.#reader.readAtOnce(this.#compared, this.#definition.version) : undefined
     if (this.#over()) return
     if (atOnce) return this.#planAndDeliver(true, again, bulk(atOnce))
     const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)
@@ -439,19 +440,20 @@ class Running {
     if (columns && !isDeepStrictEqual(columns, this.#state.columns)) await this.#state.saveColumns(columns)
   }
 
-  /** Where comparing spills to disk; it is gone when the run is. */
-  get #spill(): string {
-    return join(this.#state.folder, 'spill')
+  /** Where files to be compared are, as long as they are needed. */
+  get #compared(): string {
+    return join(this.#state.folder, 'compared')
   }
 
   #database(): Promise<Duckdb> {
-    this.#opened ??= openDuckdb(this.#spill)
+    this.#opened ??= openDuckdb(join(this.#state.folder, 'spill'))
     return this.#opened
   }
 
   /** To be called when nothing more is asked of it. */
   async close(): Promise<void> {
     await (await this.#opened)?.close()
+    await rm(this.#compared, { recursive: true, force: true })
   }
 
   /** Resolves and finishes what earlier runs left, as far as it need not wait for a new plan. */
@@ -489,7 +491,7 @@ class Running {
       complete,
       full: this.#options.full ?? false,
       database: await this.#database(),
-      spill: this.#spill,
+      folder: this.#compared,
       again: this.#adopts ? 'all' : again,
     })
     await this.#reader.seal()
