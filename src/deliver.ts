@@ -274,7 +274,10 @@ export class Delivery {
 
   /** To be called when nothing more of these stretches will be delivered: believes the refusals that were held back. */
   async end(): Promise<void> {
-    if (!this.#halt && !this.#options.stop.aborted) await this.#believeRefusals()
+    if (!this.#halt && !this.#options.stop.aborted) {
+      await this.#believeRefusals()
+      this.#guardRejections()
+    }
     await this.#allRecorded()
   }
 
@@ -631,7 +634,8 @@ export class Delivery {
     this.#record(state.settle(batch, { rejected: [letter], receipts: [], deliveredKeys: [] }))
     if (letter.key !== undefined) this.#openLetters.add(letter.key)
     this.#rejected++
-    this.#guardRejections()
+    // of a share nothing can be said yet: rows before this one are still on their way
+    if (this.#options.maxRejected && 'count' in this.#options.maxRejected) this.#guardRejections()
   }
 
   #unfitLetter({ ordinal, row, key, problem }: Invalid, { operation }: Stretch): Rejected {

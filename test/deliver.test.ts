@@ -134,6 +134,20 @@ describe('a refused batch', () => {
     expect(await all(one.deadLetters())).toEqual([])
   })
 
+  it('of which no record can be made count against a share only with the rows before them', async () => {
+    const sent: number[] = []
+    const to = destination({ batchSize: 1_000 })((batch: Row[]) => void sent.push(...batch.map(({ id }) => id)))
+    const map = (row: Row): Row => {
+      if (row.id % 8 === 0) throw new Error('no score')
+      return row
+    }
+    const from = rows(1_500)
+    const one = sync({ name: 'a', from, to, map, maxRejected: '20%', state: await stateFolder(), log: quiet })
+    expect(await one.run()).toMatchObject({ status: 'done', delivered: 1_312, rejected: 188 })
+    const strict = sync({ name: 'b', from, to, map, maxRejected: '10%', state: await stateFolder(), log: quiet })
+    await expect(strict.run()).rejects.toThrow('maxRejected allows 10 %')
+  })
+
   it.each([
     ['a number', 3, 4],
     ['a share, once a hundred rows were answered', '2%' as const, 10],
