@@ -158,6 +158,11 @@ export class Reader {
     await this.#kept?.end('sealed')
   }
 
+  /** Not every row that matters could be staged. */
+  async abandon(): Promise<void> {
+    await this.#kept?.end('broken').catch(() => {}) // the error that led here is the one to tell
+  }
+
   get #keyed(): Keyed | undefined {
     return this.#options.compares ? { key: this.#options.key } : undefined
   }

@@ -493,6 +493,9 @@ class Running {
       database: await this.#database(),
       folder: this.#compared,
       again: this.#adopts ? 'all' : again,
+    }).catch(async (error) => {
+      await this.#reader.abandon()
+      throw error
     })
     await this.#reader.seal()
     // of what was read at once, only what may be news was staged
