@@ -114,7 +114,7 @@ async function findChanges(database: Duckdb, options: PlanOptions): Promise<Befo
   const before = await countsBefore(connection)
   await choose(connection, options, before)
   const made = new LineFile(join(folder, 'made.lines'))
-  const apart = await writeMade(database, options, before.all === 0, made)
+  const apart = await writeMade(database, options, options.complete && before.all === 0, made)
   await connection.run(`
     create view row_made as ${decoded(await made.end(madeColumns))};
     create table owner (match varchar, key varchar, rank bigint, line bigint);
@@ -388,7 +388,7 @@ function decoded(relation: string): string {
 async function writeMade(
   database: Duckdb,
   options: PlanOptions,
-  nothingBefore: boolean,
+  allAreNew: boolean,
   lines: LineFile,
 ): Promise<boolean> {
   const { incoming, keep, match, make, asTheyAre, full, again } = options
@@ -397,7 +397,7 @@ async function writeMade(
   let apart = false
   for await (const { count, columns } of streamed(
     database,
-    await wantedRows(database.connection, incoming, nothingBefore),
+    await wantedRows(database.connection, incoming, allAreNew),
   )) {
     const [ns, carried, keys, his, los, knowns, dirties, befores, trieds, tries, remoteIds, landings, held] = columns
     const rows = incoming.rows(columns.slice(13), count)
@@ -450,11 +450,11 @@ async function writeMade(
 async function wantedRows(
   connection: DuckDBConnection,
   { payload, place, staged }: Incoming,
-  nothingBefore: boolean,
+  allAreNew: boolean,
 ): Promise<string> {
   const known = ['known', 'dirty', 'record', 'tried', 'tries', 'remote_id', 'landing'].map((column) => `s.${column}`)
   const select = `select i.n, i.carried, i.key, i.hi, i.lo, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
-  if (nothingBefore && (await countOf(connection, 'open_item')) === 0) {
+  if (allAreNew && (await countOf(connection, 'open_item')) === 0) {
     // the first load: they come in their order, and need not be sorted
     return `${select} from incoming i left join suspect s on false left join held h on false`
   }

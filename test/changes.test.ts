@@ -569,5 +569,21 @@ it('files that the database does not name may be deleted between runs, and files
   }
   expect(await it.run()).toMatchObject({ unchanged: 6, deletes: { rows: 0 } })
   expect(await it.run(numbers(5))).toMatchObject({ unchanged: 5, deletes: { delivered: 1 } })
-  expect(await readdir(folder)).toHaveLength(1)
+  // all keys as they were, and beside them what is new
+  const files = [expect.stringMatching(/^snapshot-base-/), expect.stringMatching(/^snapshot-recent-/)]
+  expect((await readdir(folder)).toSorted()).toEqual(files)
+})
+
+it('of several rows of one key that a cursor gives, the newest is sent, in the very first run too', async () => {
+  const sent: AnyRow[] = []
+  const to = destination({})((batch: AnyRow[]) => void sent.push(...batch))
+  const from = [1, 2, 1, 2, 3].map((id, at) => ({ id, at }))
+  const state = await stateFolder()
+  const one = sync({ name: 'people', from, to, key: 'id', mode: 'upsert', cursor: 'at', state, log: quiet })
+  expect(await one.run()).toMatchObject({ rows: 5, delivered: 3, superseded: 2 })
+  expect(sent).toEqual([
+    { id: 1, at: 2 },
+    { id: 2, at: 3 },
+    { id: 3, at: 4 },
+  ])
 })
