@@ -1,6 +1,5 @@
-import { existsSync, rmSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DuckDBValue } from '@duckdb/node-api'
 import { redact } from './config.js'
@@ -14,8 +13,9 @@ import { comparisonOf, configOf, identityOf, type SyncDefinition, showsAll } fro
 import { loadSnapshot } from './snapshot.js'
 import { literal } from './sources/sql.js'
 import { openEmbedded } from './state/embedded.js'
+import { folderUntilExit } from './state/files.js'
 import type { SyncState } from './state/state.js'
-import { type AnyRow, canonical, decodeRows, describe, keyOf, losslessText, RowError } from './values.js'
+import { type AnyRow, canonical, decodeTexts, describe, keyOf, losslessText, RowError } from './values.js'
 import { judge, messageOf } from './verdict.js'
 
 // What the destination lists is joined with what it has acknowledged by an embedded DuckDB, which spills to disk: neither has to
@@ -71,7 +71,7 @@ export async function verify(definition: SyncDefinition, signal: AbortSignal): P
   const match = matchOf(definition)
   const config = await configOf(definition)
   const { name, folder } = definition
-  const own = await ownFolder()
+  const own = await folderUntilExit('verify')
   // where nothing ever ran there is no state to look at, and none comes into being
   const kept = existsSync(join(folder, 'state.db')) ? await openEmbedded(folder) : undefined
   try {
@@ -111,20 +111,6 @@ function sendAgain(definition: SyncDefinition): string {
   return showsAll(definition)
     ? `send everything again with full (spillway run ${name} --full)`
     : `forget what was delivered with reset (spillway reset ${name}) and run it again`
-}
-
-/** Folders of drifts, which can be read until the process ends; one listener for all, because Node warns of many. */
-const folders = new Set<string>()
-
-async function ownFolder(): Promise<string> {
-  if (folders.size === 0) {
-    process.once('exit', () => {
-      for (const folder of folders) rmSync(folder, { recursive: true, force: true })
-    })
-  }
-  const folder = await mkdtemp(join(tmpdir(), 'spillway-verify-'))
-  folders.add(folder)
-  return folder
 }
 
 async function driftOf(listing: Listing, state: SyncState | undefined, own: string): Promise<Drift> {
@@ -229,7 +215,7 @@ async function* heldOf(
 ): AsyncGenerator<readonly (readonly DuckDBValue[])[]> {
   for await (const rows of streamedRows<Delivered>(database, `select key, record, dirty from ${there}`)) {
     yield rows.map(({ key, record, dirty }) => {
-      const [match, held] = listing.kept(listing.held(decodeRows(`[${record}]`, true)[0]!), 'held')
+      const [match, held] = listing.kept(listing.held(decodeTexts([record])[0]!), 'held')
       return [key, match, record, held, dirty]
     })
   }
@@ -256,7 +242,7 @@ async function* differing(database: Duckdb, pairs: string): AsyncGenerator<reado
     `select l.place, e.held, l.record from ${pairs}`,
   )) {
     yield rows.map(({ place, held, record }) => {
-      const [expected, found] = decodeRows(`[${held},${record}]`, true) as [AnyRow, AnyRow]
+      const [expected, found] = decodeTexts([held, record]) as [AnyRow, AnyRow]
       // others belong to somebody else
       const delivered = Object.keys(expected)
       return [
@@ -451,5 +437,5 @@ async function* readDifferences(
 }
 
 function recordOf(text: string | null): AnyRow | undefined {
-  return text === null ? undefined : decodeRows(`[${text}]`, true)[0]
+  return text === null ? undefined : decodeTexts([text])[0]
 }

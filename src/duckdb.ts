@@ -1,7 +1,7 @@
 import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { DuckDBConnection, DuckDBInstance, DuckDBType, DuckDBValue } from '@duckdb/node-api'
-import { literal } from './sources/sql.js'
+import { type LineFiles, linesAs, literal, nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { writeDurably } from './state/files.js'
 
@@ -141,7 +141,7 @@ export class LineFile {
     await this.#flush()
     await this.#file!.close()
     // in UTF-8, at most three bytes for each of JavaScript's units
-    return linesIn([this.#path], columns, { longest: this.#longest * 3, bytes: this.#length * 3 })
+    return linesIn(columns, { files: [this.#path], longest: this.#longest * 3, bytes: this.#length * 3 })
   }
 
   async #flush(): Promise<void> {
@@ -157,22 +157,9 @@ export class LineFile {
   }
 }
 
-/**
- * Files of lines as DuckDB reads them; no line has more than `longest` bytes, nor has a file more than `bytes`. `\N` is null, and
- * so is what is missing at the end of a file that was `cut` short.
- */
-export function linesIn(
-  files: readonly string[],
-  columns: Readonly<Record<string, string>>,
-  { longest, bytes, cut = false }: { readonly longest: number; readonly bytes: number; readonly cut?: boolean },
-): string {
-  const types = Object.entries(columns).map(([name, type]) => `${name}: '${type}'`)
-  const line = Math.max(longest, 1 << 16)
-  // DuckDB takes such a buffer for each file, however short it is
-  const buffer = Math.max(line * 2, Math.min(bytes, 32_000_000))
-  // nothing is quoted or escaped: lossless texts and canonical keys hold neither tabs nor line breaks
-  return `read_csv([${files.map(literal).join()}], columns = {${types.join(', ')}}, auto_detect = false, header = false, delim = '\t',
-    quote = '', escape = '', nullstr = '\\N', new_line = '\\n', null_padding = ${cut}, max_line_size = ${line}, buffer_size = ${buffer})`
+/** Files of our own lines as DuckDB reads them: lossless texts and canonical keys hold neither tabs nor line breaks. */
+export function linesIn(columns: Readonly<Record<string, string>>, files: LineFiles, cut = false): string {
+  return linesAs(columns, files, { delim: '\t', nullstr: nullMark, cut })
 }
 
 /** Appends rows to a table in DuckDB's own chunks. */

@@ -41,7 +41,7 @@ export function staged(inputs: readonly StagedInput[], version: string): Incomin
     const bytes = Math.max(...segments.map((segment) => segment.bytes))
     const wanted = open ? `(n >= ${from} or n in (select stage from open_item))` : `n >= ${from}`
     // headers, and what a killed run wrote beyond the committed end, are no rows; the last line there may be cut short
-    return `select ${input} as input, n, n < ${fresh} as carried, key, line from ${linesIn(files, lineColumns, { longest, bytes, cut: true })}
+    return `select ${input} as input, n, n < ${fresh} as carried, key, line from ${linesIn(lineColumns, { files, longest, bytes }, true)}
       where n >= 0 and n < ${stage.nextOrdinal} and line is not null and ${wanted}`
   })
   return {

@@ -8,7 +8,7 @@ import { ConfigError } from './errors.js'
 import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, writeSnapshot } from './snapshot.js'
-import { literal } from './sources/sql.js'
+import { literal, nullMark } from './sources/sql.js'
 import { rowLine } from './stage.js'
 import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
 import { type AnyRow, canonical, decodeTexts, keyOf, losslessText } from './values.js'
@@ -376,7 +376,7 @@ function madeLine(made: Readonly<Record<keyof typeof madeColumns, unknown>>): st
     held_by,
   ]
   let text = ''
-  for (let index = 0; index < fields.length; index++) text += `${index === 0 ? '' : '\t'}${fields[index] ?? '\\N'}`
+  for (let index = 0; index < fields.length; index++) text += `${index === 0 ? '' : '\t'}${fields[index] ?? nullMark}`
   return text
 }
 

@@ -1,6 +1,4 @@
-import { existsSync, rmSync } from 'node:fs'
-import { mkdtemp } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ColumnChanges, Columns } from './columns.js'
 import type { Operation } from './destination.js'
@@ -13,6 +11,7 @@ import { Unfit } from './record.js'
 import { columnsOf, comparisonOf, configOf, guard, identityOf, type SyncDefinition, showsAll } from './run.js'
 import { StageReader } from './stage.js'
 import { openEmbedded } from './state/embedded.js'
+import { folderUntilExit } from './state/files.js'
 import type { SyncState } from './state/state.js'
 import { type AnyRow, differences } from './values.js'
 
@@ -59,8 +58,7 @@ export interface Plan<R = AnyRow> {
 export async function preview(definition: SyncDefinition, signal: AbortSignal): Promise<Plan> {
   const { name, folder, mode } = definition
   const identity = identityOf(definition, await configOf(definition))
-  const own = await mkdtemp(join(tmpdir(), 'spillway-plan-'))
-  removeAtExit(own)
+  const own = await folderUntilExit('plan')
   const scratch = await openEmbedded(own)
   // where nothing ever ran there is no state to look at, and none comes into being
   const kept = existsSync(join(folder, 'state.db')) ? await openEmbedded(folder) : undefined
@@ -80,19 +78,6 @@ export async function preview(definition: SyncDefinition, signal: AbortSignal): 
     await kept?.close()
     await scratch.close()
   }
-}
-
-/** Folders of plans that were made: what they show can be read until the process ends. */
-const folders: string[] = []
-
-function removeAtExit(folder: string): void {
-  // one listener for all: a process that plans again and again would be warned of a leak
-  if (folders.length === 0) {
-    process.once('exit', () => {
-      for (const each of folders) rmSync(each, { recursive: true, force: true })
-    })
-  }
-  folders.push(folder)
 }
 
 async function read(

@@ -3,6 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { SourceError, StateDamagedError } from './errors.js'
+import { nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { checkpoint, syncToDisk } from './state/files.js'
 import type { CursorStep, ReadRow, SegmentRow, SyncState } from './state/state.js'
@@ -23,8 +24,6 @@ const linesFlag = 4
 
 /** What DuckDB finds in a segment of lines; headers have an ordinal of -1. */
 export const lineColumns = { n: 'bigint', key: 'varchar', line: 'varchar' }
-/** Stands for a null in lines: no canonical text looks like it. */
-const noKey = '\\N'
 
 /** Bytes in one frame, about: V8 makes and frees a string of this length much faster than one of more than 128 kB. */
 const frameBytes = 64 * 1024
@@ -246,7 +245,7 @@ type Group = {
 
 /** A keyed row as it is staged, without its ordinal. */
 export function rowLine(key: string | null | undefined, text: string): string {
-  return `${key ?? noKey}\t${text}`
+  return `${key ?? nullMark}\t${text}`
 }
 
 /** How rows that are to be compared are told apart: by these columns, or by all that they hold. */

@@ -1,5 +1,5 @@
 import { type ColumnType, Instant } from '../values.js'
-import { literal, parseJson } from './sql.js'
+import { type LineFiles, linesAs, nullMark, parseJson } from './sql.js'
 
 /** What a column of PostgreSQL becomes. `read` gets the text that the server sends; null never gets there. */
 export interface Converter {
@@ -108,12 +108,10 @@ function parseArray(text: string, delimiter: string, read: (item: string) => unk
 // A line is a row, its columns parted by tabs; a null is \N, and control characters and the backslash are written with a
 // backslash: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
 
-/** A file that `COPY` wrote as DuckDB reads it: `line` by `line`. */
-export function copied(file: string, { bytes, longest }: { readonly bytes: number; readonly longest: number }): string {
-  const line = Math.max(longest + 1, 1 << 16)
-  // `COPY` writes a vertical tab as \v and a form feed as \f, so that none parts a line and no line is null
-  return `read_csv(${literal(file)}, columns = {line: 'varchar'}, auto_detect = false, header = false, delim = chr(11), quote = '', escape = '',
-    nullstr = chr(12), new_line = '\\n', max_line_size = ${line}, buffer_size = ${Math.max(line * 2, Math.min(bytes, 32_000_000))})`
+/** Files that `COPY` wrote as DuckDB reads them: `line` by `line`. */
+export function copied(files: LineFiles): string {
+  // `COPY` writes a vertical tab as \v and a form feed as \f, so that none parts a line, and no line is one
+  return linesAs({ line: 'varchar' }, files, { delim: '\v', nullstr: '\f' })
 }
 
 /** The columns of a line. */
@@ -121,7 +119,7 @@ export function copyColumns(line: string): (string | null)[] {
   const columns: (string | null)[] = line.split('\t')
   if (!line.includes('\\')) return columns
   return columns.map((column) =>
-    column === '\\N' ? null : column!.replace(/\\(.)/gs, (_, letter: string) => controls[letter] ?? letter),
+    column === nullMark ? null : column!.replace(/\\(.)/gs, (_, letter: string) => controls[letter] ?? letter),
   )
 }
 
@@ -130,7 +128,7 @@ const controls: Readonly<Record<string, string>> = { b: '\b', f: '\f', n: '\n', 
 /** The canonical text of a key's column in DuckDB, as `keyOf` makes it of the value; `undefined` for other types. */
 export function keyText(type: ColumnType, index: number): string | undefined {
   const part = `split_part(line, chr(9), ${index + 1})`
-  const present = (text: string) => `case when ${part} <> '\\N' then ${text} end`
+  const present = (text: string) => `case when ${part} <> '${nullMark}' then ${text} end`
   if (type === 'integer' || type === 'bigint') return present(`'i' || ${part}`)
   if (type === 'boolean') return present(part)
   if (type === 'decimal' || type === 'date') return present(`'"' || ${part} || '"'`)

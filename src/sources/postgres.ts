@@ -148,7 +148,7 @@ async function bulk(
     const file = join(folder, 'incoming.copy')
     const written = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
     const shape = JSON.stringify(fields.map(({ name, dataTypeID }) => [name, dataTypeID]))
-    const lines = `select line, ${parts.join(` || ',' || `)} as key from ${copied(file, written)}`
+    const lines = `select line, ${parts.join(` || ',' || `)} as key from ${copied({ files: [file], ...written })}`
     return {
       relation: fingerprinted(lines, 'line', version + shape),
       payload: ['line'],
@@ -390,7 +390,7 @@ async function copyOut(
   signal.addEventListener('abort', onAbort)
   try {
     await copying
-    return { bytes, longest }
+    return { bytes, longest: longest + 1 }
   } finally {
     signal.removeEventListener('abort', onAbort)
     await stopped

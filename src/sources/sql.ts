@@ -63,6 +63,33 @@ export function fingerprinted(relation: string, text: string, salt: string): str
     from (select *, md5_number(${text}) as md5 from (${relation}))`
 }
 
+/** Stands for a null in files of lines, ours and those that `COPY` writes: no text in them looks like it. */
+export const nullMark = '\\N'
+
+/** Files of lines, and how large they are: no line has more bytes than `longest`, no file more than `bytes`. */
+export interface LineFiles {
+  readonly files: readonly string[]
+  readonly longest: number
+  readonly bytes: number
+}
+
+/**
+ * Files of lines as DuckDB reads them. Nothing is quoted or escaped in them, so that no text may hold `delim`, and none be
+ * `nullstr`. What is missing at the end of a file that was `cut` short is null.
+ */
+export function linesAs(
+  columns: Readonly<Record<string, string>>,
+  { files, longest, bytes }: LineFiles,
+  { delim, nullstr, cut = false }: { readonly delim: string; readonly nullstr: string; readonly cut?: boolean },
+): string {
+  const types = Object.entries(columns).map(([name, type]) => `${name}: '${type}'`)
+  const line = Math.max(longest, 1 << 16)
+  // DuckDB takes such a buffer for each file, however short it is
+  const buffer = Math.max(line * 2, Math.min(bytes, 32_000_000))
+  return `read_csv([${files.map(literal).join()}], columns = {${types.join(', ')}}, auto_detect = false, header = false, delim = ${literal(delim)},
+    quote = '', escape = '', nullstr = ${literal(nullstr)}, new_line = '\\n', null_padding = ${cut}, max_line_size = ${line}, buffer_size = ${buffer})`
+}
+
 /** A text in SQL. */
 export function literal(text: string): string {
   return `'${text.replaceAll("'", "''")}'`

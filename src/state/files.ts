@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { open, rename } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { createReadStream, rmSync } from 'node:fs'
+import { mkdtemp, open, rename } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 
 const hook = Symbol.for('spillway.checkpoint')
 
@@ -46,4 +47,19 @@ export async function fingerprint(path: string): Promise<{ bytes: number; digest
     bytes += (piece as Buffer).length
   }
   return { bytes, digest: hash.digest('hex') }
+}
+
+/** Folders that go with the process; one listener for all, because Node warns of many. */
+const folders = new Set<string>()
+
+/** A new temporary folder, for what can be read until the process ends. */
+export async function folderUntilExit(name: string): Promise<string> {
+  if (folders.size === 0) {
+    process.once('exit', () => {
+      for (const folder of folders) rmSync(folder, { recursive: true, force: true })
+    })
+  }
+  const folder = await mkdtemp(join(tmpdir(), `spillway-${name}-`))
+  folders.add(folder)
+  return folder
 }
