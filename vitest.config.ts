@@ -11,6 +11,7 @@ export default defineConfig({
       { find: /^spillway\/destinations\/(.*)$/, replacement: at('destinations/$1.ts') },
       { find: /^spillway\/sources\/(.*)$/, replacement: at('src/sources/$1.ts') },
       { find: /^spillway\/sandbox$/, replacement: at('src/sandbox/index.ts') },
+      { find: /^spillway\/testing$/, replacement: at('src/testing/index.ts') },
     ],
   },
   test: {

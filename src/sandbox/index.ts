@@ -6,7 +6,7 @@ export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
 
 export interface SandboxOptions extends ServerOptions {
   /** Google's quota of requests per minute and user, kept in a sliding window. @default no limit */
-  readonly quota?: GoogleSheetsQuota | undefined
+  readonly sheets?: GoogleSheetsQuota | undefined
 }
 
 /** A running sandbox: `url` is what the vendors' clients are pointed at, and a page to look at in a browser. */
@@ -32,7 +32,7 @@ export interface Sandbox extends Server, AsyncDisposable {
  * ```
  */
 export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
-  const sheets = googleSheets(options.quota ?? {})
+  const sheets = googleSheets(options.sheets ?? {})
   const server = await serve([sheets.tenant], options)
   return { ...server, sheets: sheets.controls, [Symbol.asyncDispose]: server.close }
 }

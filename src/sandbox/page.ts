@@ -3,8 +3,14 @@ export function html(text: string): string {
   return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`)
 }
 
-/** The sandbox's one page around the tenants' sections. It holds no script; `refresh` seconds reload it, 0 does not. */
-export function page(sections: string, refresh: number): string {
+/** A part of the page, and the CSS that only it needs. */
+interface Section {
+  page(): string
+  readonly style?: string
+}
+
+/** The sandbox's one page. It holds no script; `refresh` seconds reload it, 0 does not. */
+export function page(sections: readonly Section[], refresh: number): string {
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -12,12 +18,12 @@ export function page(sections: string, refresh: number): string {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 ${refresh > 0 ? `<meta http-equiv="refresh" content="${Math.max(1, refresh)}">` : ''}
 <title>Spillway sandbox</title>
-<style>${style}</style>
+<style>${[style, ...sections.map((section) => section.style ?? '')].join('')}</style>
 </head>
 <body>
 <header><strong>Spillway sandbox</strong><span>A local stand-in. Nothing here left this machine.</span></header>
 <main>
-${sections}
+${sections.map((section) => section.page()).join('\n')}
 </main>
 </body>
 </html>

@@ -36,6 +36,8 @@ export interface Tenant {
   refusal(status: number, reason: string | undefined): unknown
   /** What the page at `/` shows of it, as HTML. */
   page(): string
+  /** The CSS that only its part of the page needs. */
+  readonly style?: string
 }
 
 /** A request as it was received and answered. Headers are left out: they hold tokens. */
@@ -190,7 +192,7 @@ export async function serve(tenants: readonly Tenant[], options: ServerOptions):
       return { status: 404, body: { error: `sandbox: no vendor here has a path ${path}` } }
     }
     const refresh = Number(query.get('refresh'))
-    return { status: 200, body: page(tenants.map((tenant) => tenant.page()).join('\n'), refresh) }
+    return { status: 200, body: page(tenants, refresh) }
   }
 
   const host = options.host ?? '127.0.0.1'

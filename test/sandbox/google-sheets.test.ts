@@ -495,7 +495,7 @@ test('the token endpoint refuses what Google refuses', async () => {
 // ---- limits -------------------------------------------------------------------------------------------------------
 
 test('the quota counts reads and writes apart, per user, in any minute', async () => {
-  const { values } = await start({ quota: { reads: 1, writes: 2 } })
+  const { values } = await start({ sheets: { reads: 1, writes: 2 } })
   vi.useFakeTimers({ toFake: ['Date'] })
   const write = () => values.update(put('People!A1', [['x']]))
   const other = signedIn(box.sheets.serviceAccount())
