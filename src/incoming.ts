@@ -19,6 +19,8 @@ export interface Incoming {
   readonly place: string
   /** Whether its rows are staged; otherwise those that matter are still to be. */
   readonly staged: boolean
+  /** Where the source has left out what is known. */
+  readonly sifted?: Bulk['sifted']
   /** The rows of a chunk of payload, column by column. */
   rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
 }

@@ -8,6 +8,8 @@ import { ConfigError } from './errors.js'
 import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, writeSnapshot } from './snapshot.js'
+import type { Sifted } from './source.js'
+import { sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
 import { rowLine } from './stage.js'
 import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
@@ -96,9 +98,9 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     await rm(options.folder, { recursive: true, force: true })
   }
   try {
-    const before = await findChanges(database, options)
-    const findings = await findingsOf(database.connection, options)
-    return { ...(await comparison(database.connection, options, findings)), known: before.known, close }
+    const { known, rows } = await findChanges(database, options)
+    const findings = await findingsOf(database.connection, options, rows)
+    return { ...(await comparison(database.connection, options, findings)), known, close }
   } catch (error) {
     await close()
     throw error
@@ -106,13 +108,16 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
 }
 
 /** Makes the view `made`: what is to be done about each row that may be news to the destination, and about keys that are gone. */
-async function findChanges(database: Duckdb, options: PlanOptions): Promise<Before> {
+async function findChanges(
+  database: Duckdb,
+  options: PlanOptions,
+): Promise<{ readonly known: number; readonly rows: number | undefined }> {
   const { state, incoming, operation, deletes, folder, key } = options
   const { connection } = database
   await loadSnapshot(connection, state)
   await connection.run(`create view incoming as ${key ? incoming.relation : withoutKey(incoming.relation)}`)
   const before = await countsBefore(connection)
-  await choose(connection, options, before)
+  const rows = await choose(connection, options, before)
   const made = new LineFile(join(folder, 'made.lines'))
   const apart = await writeMade(database, options, options.complete && before.all === 0, made)
   await connection.run(`
@@ -123,15 +128,17 @@ async function findChanges(database: Duckdb, options: PlanOptions): Promise<Befo
   if (operation !== 'replace' && (apart || before.apart > 0)) await settleOwners(connection)
   const gone = new LineFile(join(folder, 'gone.lines'))
   const deleted = deletes && (await writeDeletes(database, options, gone))
-  const rows = await judged(connection, options)
+  const judgedRows = await judged(connection, options)
   await connection.run(
-    `create view made as ${rows} ${deleted ? `union all ${decoded(await gone.end(madeColumns))}` : ''}`,
+    `create view made as ${judgedRows} ${deleted ? `union all ${decoded(await gone.end(madeColumns))}` : ''}`,
   )
-  return before
+  return { known: before.known, rows }
 }
 
 /** What was found, counted. */
 interface Findings {
+  /** Rows of a complete read. */
+  readonly rows: number | undefined
   readonly tallies: readonly Tallied[]
   /** Keys that are or may be at the destination and are not in the source. */
   readonly gone: number
@@ -139,11 +146,15 @@ interface Findings {
   readonly replaces: boolean
 }
 
-async function findingsOf(connection: DuckDBConnection, { operation }: PlanOptions): Promise<Findings> {
+async function findingsOf(
+  connection: DuckDBConnection,
+  { operation }: PlanOptions,
+  rows: number | undefined,
+): Promise<Findings> {
   const tallies = await talliesOf(connection)
   const gone = await countOf(connection, 'gone')
   const differs = tallies.some(({ kind, unfit }) => !unfit && (kind === 'insert' || kind === 'update'))
-  return { tallies, gone, replaces: operation === 'replace' && (gone > 0 || differs) }
+  return { rows, tallies, gone, replaces: operation === 'replace' && (gone > 0 || differs) }
 }
 
 /** Which kinds are sent. */
@@ -259,72 +270,82 @@ function withoutKey(relation: string): string {
 }
 
 /**
- * Makes of the view `incoming`: `newest`, a row per key; `chosen`, those that may be news to the destination; `suspect`, what
- * the snapshot knows of their keys, and of keys of which the source may have nothing any more; `gone`, of which it has nothing.
+ * Makes of the view `incoming`: `chosen`, rows that may be news to the destination; `wanted`, those of them to make records of,
+ * with their payload and place; `suspect`, what the snapshot knows of their keys, and of keys of which the source may have nothing
+ * any more; `gone`, of which it has nothing. Answers how many rows a complete read has.
  */
-async function choose(connection: DuckDBConnection, options: PlanOptions, before: Before): Promise<void> {
-  const { operation, complete, full, where, key } = options
-  const clean = `(select hi, lo from snapshot where known and not dirty)`
-  const unclean = `from snapshot where ${before.unclean === 0 ? 'false' : 'not (known and not dirty)'}`
-  const narrow = 'select input, n, carried, key, hi, lo'
-  if (!complete) {
-    await connection.run(`
-      create table ranked as ${narrow}, key is not null and row_number() over (partition by key order by input desc, n desc) > 1 as older from incoming;
-      create view newest as from ranked where not older;
-      create view chosen as from newest ${full ? '' : `anti join ${clean} using (hi, lo)`};
-      create table suspect as from snapshot semi join chosen using (key);
-      create view gone as from snapshot where false`)
-  } else {
-    await connection.run(`create view newest as ${narrow} from incoming`)
-    const compares = before.clean > 0 && !full
-    if (compares) {
-      await connection.run(`
-        create table differing as select f.hi, f.lo, s.hi as gone_hi, s.lo as gone_lo
-          from newest f full join ${clean} s on f.hi = s.hi and f.lo = s.lo where f.hi is null or s.hi is null;
-        create table vanished as select gone_hi as hi, gone_lo as lo from differing where hi is null`)
-    }
-    const differing = compares ? await countOf(connection, 'differing') : 0
-    const any = differing > 0 || before.unclean > 0
-    // everything is replaced, or nothing
-    const all = !compares || (operation === 'replace' && any)
-    await connection.run(
-      all
-        ? `create view chosen as from newest; create view suspect as from snapshot`
-        : differing === 0
-          ? `create view chosen as from newest where false; create table suspect as ${unclean}`
-          : `create table chosen as from newest semi join differing using (hi, lo);
-             create table suspect as from snapshot semi join vanished using (hi, lo) where known and not dirty union all ${unclean}`,
-    )
-    if (key) await refuseDuplicates(connection, where, key, all, before.clean)
-    await connection.run(`create table gone as from suspect anti join chosen using (key) where known or dirty`)
-  }
+async function choose(connection: DuckDBConnection, options: PlanOptions, before: Before): Promise<number | undefined> {
+  const { operation, complete, full } = options
   // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
   const inserts = operation === 'insert'
-  await connection.run(`
-    create view held as select key, any_value(batch) as batch from open_item where state = 'unknown' and ${inserts} group by key;
-    create view wanted as from chosen ${inserts && !full ? 'anti join (from suspect where known) using (key)' : ''}`)
+  await connection.run(
+    `create view held as select key, any_value(batch) as batch from open_item where state = 'unknown' and ${inserts} group by key`,
+  )
+  const rows = complete ? await chooseOfAll(connection, options, before) : await chooseOfSome(connection, options)
+  const known = inserts && !full ? 'anti join (from suspect where known) using (key)' : ''
+  await connection.run(`create view wanted as from candidate ${known}`)
+  return rows
 }
 
-/** A complete read has each key once. Whatever is in the snapshot as it is in the source is there once: that leaves few to count. */
+const clean = '(select hi, lo from snapshot where known and not dirty)'
+
+/** Of a read that shows a part of the source. Older rows of a key do not count. */
+async function chooseOfSome(connection: DuckDBConnection, { incoming, full }: PlanOptions): Promise<undefined> {
+  await connection.run(`
+    create table ranked as select input, n, carried, key, hi, lo,
+      key is not null and row_number() over (partition by key order by input desc, n desc) > 1 as older from incoming;
+    create view chosen as from ranked ${full ? '' : `anti join ${clean} using (hi, lo)`} where not older;
+    create view candidate as select *, ${incoming.place} as place from incoming semi join chosen using (input, n);
+    create table suspect as from snapshot semi join chosen using (key);
+    create view gone as from snapshot where false`)
+}
+
+/** Of a read that shows the whole source. */
+async function chooseOfAll(connection: DuckDBConnection, options: PlanOptions, before: Before): Promise<number> {
+  const { incoming, operation, full, key } = options
+  const { place, staged, sifted } = incoming
+  const unclean = `from snapshot where ${before.unclean === 0 ? 'false' : 'not (known and not dirty)'}`
+  const placed = `select *, ${place} as place from incoming`
+  const compares = before.clean > 0 && !full
+  if (sifted)
+    await connection.run(`create view spillway_news as ${placed}; create view spillway_missed as ${sifted.missed}`)
+  const found = sifted?.counts ?? (compares ? await sift(connection, 'from incoming', clean) : undefined)
+  const differs = found === undefined || found.news + found.missed + before.unclean > 0
+  // everything is replaced, or nothing
+  const all = !found || (operation === 'replace' && differs)
+  await connection.run(
+    all
+      ? `create view candidate as ${placed}; create view suspect as from snapshot`
+      : `create view candidate as ${staged ? 'select * replace ((input, n) as place) from spillway_news' : 'from spillway_news'};
+         create table suspect as ${found.missed > 0 ? 'from snapshot semi join spillway_missed using (hi, lo) where known and not dirty union all' : ''} ${unclean}`,
+  )
+  await connection.run('create view chosen as select n, carried, key, hi, lo from candidate')
+  if (key) await refuseDuplicates(connection, options, all ? undefined : found)
+  await connection.run('create table gone as from suspect anti join chosen using (key) where known or dirty')
+  return found?.rows ?? countOf(connection, 'incoming')
+}
+
+/**
+ * A complete read has each key once. Whatever is in the snapshot as it is in the source is there once: when that was `found`, few
+ * are left to count.
+ */
 async function refuseDuplicates(
   connection: DuckDBConnection,
-  where: string,
-  key: readonly string[],
-  all: boolean,
-  clean: number,
+  { where, key, incoming }: PlanOptions,
+  found: Sifted | undefined,
 ): Promise<void> {
   const repeated = (among: string) =>
     `select key, count(*) as times from ${among} where key is not null group by key having count(*) > 1`
-  const matched = async (): Promise<boolean> => {
-    const rows = (await countOf(connection, 'newest')) - (await countOf(connection, 'chosen'))
-    const still = `(from snapshot semi join chosen using (key) where known and not dirty) anti join vanished using (hi, lo)`
-    return rows !== clean - (await countOf(connection, 'vanished')) || (await countOf(connection, still)) > 0
-  }
-  if ((await countOf(connection, `(${repeated('chosen')})`)) === 0 && (all || !(await matched()))) return
-  const twice = await rowsOf<{ key: string; times: bigint }>(connection, `${repeated('newest')} order by key limit 5`)
+  const unchanged = `from snapshot semi join chosen using (key) anti join spillway_missed using (hi, lo) where known and not dirty`
+  const among = found ? `(select key from chosen union all select key from (${unchanged}))` : 'chosen'
+  const matched = !found || found.rows - found.news === found.known - found.missed
+  if (matched && (await countOf(connection, `(${repeated(among)})`)) === 0) return
+  // one that brought only its news has told apart all other rows
+  const all = incoming.sifted ? among : 'incoming'
+  const twice = await rowsOf<{ key: string; times: bigint }>(connection, `${repeated(all)} order by key limit 5`)
   const list = twice.map((row) => `${readableKey(row.key)} (${row.times} times)`).join(', ')
   throw new ConfigError(
-    `${where}: rows of the source share a key: ${key.join(', ')} = ${list}. Nothing was sent. Make the query give one row per key, or choose a key that tells rows apart`,
+    `${where}: rows of the source share a key: ${key!.join(', ')} = ${list}. Nothing was sent. Make the query give one row per key, or choose a key that tells rows apart`,
   )
 }
 
@@ -447,20 +468,14 @@ async function writeMade(
 }
 
 /** The rows that are wanted in their order, and what is known of their keys. */
-async function wantedRows(
-  connection: DuckDBConnection,
-  { payload, place, staged }: Incoming,
-  allAreNew: boolean,
-): Promise<string> {
+async function wantedRows(connection: DuckDBConnection, { payload }: Incoming, allAreNew: boolean): Promise<string> {
   const known = ['known', 'dirty', 'record', 'tried', 'tries', 'remote_id', 'landing'].map((column) => `s.${column}`)
   const select = `select i.n, i.carried, i.key, i.hi, i.lo, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
   if (allAreNew && (await countOf(connection, 'open_item')) === 0) {
     // the first load: they come in their order, and need not be sorted
     return `${select} from incoming i left join suspect s on false left join held h on false`
   }
-  const wanted = staged ? 'i.input = w.input and i.n = w.n' : 'i.hi = w.hi and i.lo = w.lo'
-  return `${select} from (select *, ${place} as place from incoming) i semi join wanted w on ${wanted}
-    left join suspect s on i.key = s.key left join held h on i.key = h.key order by i.place`
+  return `${select} from wanted i left join suspect s on i.key = s.key left join held h on i.key = h.key order by i.place`
 }
 
 /** Decides about keys that are gone; not those whose object another key owns now. Answers whether there are any. */
@@ -552,8 +567,8 @@ function sum(tallies: readonly Tallied[]): number {
 
 async function countsOf(
   connection: DuckDBConnection,
-  { version, complete }: PlanOptions,
-  { tallies, replaces }: Findings,
+  { version }: PlanOptions,
+  { rows: compared, tallies, replaces }: Findings,
 ): Promise<{ counts: PlanCounts; rows: number }> {
   const of = (kind: Kind, where: Partial<Tallied> = {}): number =>
     sum(
@@ -563,7 +578,7 @@ async function countsOf(
       ),
     )
   const read = async (carried: boolean): Promise<{ rows: number; older: number }> => {
-    if (complete) return { rows: carried ? 0 : await countOf(connection, 'newest'), older: 0 }
+    if (compared !== undefined) return { rows: carried ? 0 : compared, older: 0 }
     const rows = await countOf(connection, `ranked where carried = ${carried}`)
     return { rows, older: await countOf(connection, `ranked where older and carried = ${carried}`) }
   }
@@ -642,7 +657,7 @@ async function closedLetters(connection: DuckDBConnection, { state, complete }: 
   const closed = await rowsOf<{ key: string }>(
     connection,
     `select key from letter where key not in (select key from made where key is not null and kind <> 'same')
-     ${complete ? '' : 'and key in (select key from newest where key is not null)'}`,
+     ${complete ? '' : 'and key in (select key from ranked where key is not null)'}`,
   )
   return closed.map(({ key }) => key)
 }

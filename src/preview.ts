@@ -9,6 +9,7 @@ import { compare, readChanges, type StoredChange } from './plan.js'
 import { Reader } from './read.js'
 import { Unfit } from './record.js'
 import { columnsOf, comparisonOf, configOf, guard, identityOf, type SyncDefinition, showsAll } from './run.js'
+import { knownFingerprints } from './snapshot.js'
 import { StageReader } from './stage.js'
 import { openEmbedded } from './state/embedded.js'
 import { folderUntilExit } from './state/files.js'
@@ -100,7 +101,8 @@ async function read(
     compares,
     brokenOff: undefined,
   })
-  const atOnce = compares && complete ? await reader.readAtOnce(folder, version) : undefined
+  const known = mode === 'replace' ? undefined : knownFingerprints(state)
+  const atOnce = compares && complete ? await reader.readAtOnce(folder, version, known) : undefined
   if (!reader.over) await reader.read(undefined)
   if (!reader.whole) throw new ConfigError(`${name}: the plan was stopped before the source was read to its end`)
   if (atOnce) return bulk(atOnce)

@@ -118,8 +118,10 @@ export class Reader {
   /**
    * Reads the source at once, where it can do that, and the rows are not to be staged before they are compared: those that
    * matter are to be handed to {@link keep} then.
+   *
+   * @param known A select of the fingerprints of rows that do not matter.
    */
-  async readAtOnce(folder: string, version: string): Promise<Bulk | undefined> {
+  async readAtOnce(folder: string, version: string, known: string | undefined): Promise<Bulk | undefined> {
     const { source, key, cursor, columns, stop, log, name } = this.#options
     if (!source.bulk || !key || cursor) return undefined
     try {
@@ -129,7 +131,7 @@ export class Reader {
         reading.describe(described)
         if (columns.discards) throw new NotAsTheyAre()
       }
-      const bulk = await source.bulk({ ...reading, describe, folder, key, version }).catch((error) => {
+      const bulk = await source.bulk({ ...reading, describe, folder, key, version, known }).catch((error) => {
         if (!(error instanceof NotAsTheyAre)) throw error
         return undefined
       })

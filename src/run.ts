@@ -19,7 +19,7 @@ import { onAbort, Pace } from './pace.js'
 import { type Comparison, compare, type Planned, type PlanOptions } from './plan.js'
 import { Reader, sealedAfter } from './read.js'
 import { recordMaker } from './record.js'
-import { compact } from './snapshot.js'
+import { compact, knownFingerprints } from './snapshot.js'
 import type { SourceDefinition } from './source.js'
 import { openEmbedded } from './state/embedded.js'
 import type { Identity, ReadRow, StoredLetter, SyncState } from './state/state.js'
@@ -411,7 +411,10 @@ class Running {
     await this.#resumeKeyed(complete)
     // without a letter to send again nothing is read, and what is not read is not gone
     if (this.#over() || letters?.length === 0) return
-    const atOnce = complete ? await this.#reader.readAtOnce(this.#compared, this.#definition.version) : undefined
+    const { mode, version } = this.#definition
+    // where all may have to be sent, all must be there
+    const known = mode === 'replace' || this.#options.full ? undefined : knownFingerprints(this.#state)
+    const atOnce = complete ? await this.#reader.readAtOnce(this.#compared, version, known) : undefined
     if (this.#over()) return
     if (atOnce) return this.#planAndDeliver(true, again, bulk(atOnce))
     const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)

@@ -34,18 +34,14 @@ const largestRecent = 0.25
  */
 export async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<void> {
   const plan = state.plan && literal(join(state.folder, state.plan.file))
-  const file = (part: SnapshotFile | undefined) =>
-    part ? `select ${columns} from read_parquet(${literal(join(state.folder, part.file))})` : nothing
-  const { base, recent } = state.snapshot
+  const recent = linesOf(state, state.snapshot.recent)
   const ledger = plan ? await loadLedger(connection, state) : undefined
-  const written = recent
-    ? `from (${file(base)}) anti join (${file(recent)}) using (key) union all ${file(recent)}`
-    : file(base)
+  const written = writtenIn(state)
   if (!ledger) {
     await connection.run(`
       create view written as ${written};
       create view learnt as ${nothing};
-      create view recent as ${file(recent)};
+      create view recent as ${recent};
       create view open_item as select null::bigint as stage, null::varchar as key, null::bigint as batch, null::varchar as state where false`)
   } else {
     // of what was there before everything was replaced, only what is refused again and again is still of interest
@@ -70,11 +66,31 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
       await connection.run(`create or replace view learnt as ${passedOn}`)
     }
     await connection.run(`
-      create view recent as from learnt union all from (${file(recent)}) anti join learnt using (key)`)
+      create view recent as from learnt union all from (${recent}) anti join learnt using (key)`)
   }
   await connection.run(`create view snapshot as
     select *, nullif(coalesce(other, key), '') as match
     from (from written anti join learnt using (key) union all from learnt) where ${something}`)
+}
+
+/** What the files say. */
+function writtenIn(state: SyncState): string {
+  const { base, recent } = state.snapshot
+  const [all, newer] = [linesOf(state, base), linesOf(state, recent)]
+  return recent ? `from (${all}) anti join (${newer}) using (key) union all ${newer}` : all
+}
+
+function linesOf(state: SyncState, part: SnapshotFile | undefined): string {
+  return part ? `select ${columns} from read_parquet(${literal(join(state.folder, part.file))})` : nothing
+}
+
+/**
+ * A select of the fingerprints of all that the destination surely has, over files alone; `undefined` as long as more is to be
+ * learnt from a plan.
+ */
+export function knownFingerprints(state: SyncState): string | undefined {
+  const { base } = state.snapshot
+  return base && !state.plan ? `select hi, lo from (${writtenIn(state)}) where known and not dirty` : undefined
 }
 
 /** The plan's items, and what became of each. */

@@ -56,6 +56,8 @@ export interface BulkReading extends Reading {
   readonly key: readonly string[]
   /** What fingerprints must differ by. */
   readonly version: string
+  /** A select over Parquet files of fingerprints, `hi` and `lo`, whose rows need not be brought. */
+  readonly known: string | undefined
 }
 
 /** Rows that DuckDB reads from files. */
@@ -65,8 +67,20 @@ export interface Bulk {
   readonly payload: readonly string[]
   /** By which rows are in their order. */
   readonly place: string
+  /** Where rows with known fingerprints were left out: what was counted, and a select of the fingerprints that no row has. */
+  readonly sifted?: { readonly counts: Sifted; readonly missed: string } | undefined
   /** The rows of a chunk of payload, column by column. */
   rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
+}
+
+/** Rows held against the fingerprints that are known. */
+export interface Sifted {
+  /** All rows, and those that have a fingerprint that was not known. */
+  readonly rows: number
+  readonly news: number
+  /** All fingerprints that were known, and those that no row has. */
+  readonly known: number
+  readonly missed: number
 }
 
 /** Where rows come from, with transforms that are applied before anything is staged. Made by {@link source} and the bundled sources. */

@@ -16,6 +16,7 @@ import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
 import { assembled, converter, rowsOf } from './duckdb-values.js'
+import { sift } from './sift.js'
 import { blankRow, conforming, cursorText, fingerprinted, literal, quoted, statement, windowed } from './sql.js'
 
 /** What {@link duckdb} reads. */
@@ -79,9 +80,9 @@ export function duckdb({ path, query, record }: DuckDBOptions & { readonly recor
   })
 }
 
-/** Everything that the query gives, in a Parquet file. */
+/** What the query gives, in a Parquet file: everything, or that of which the fingerprint is not known. */
 async function bulk(path: string | undefined, query: string, reading: BulkReading): Promise<Bulk | undefined> {
-  const { folder, key, version, signal } = reading
+  const { folder, key, version, known, signal } = reading
   const { connection, close } = await open(path, signal)
   try {
     await connection.run("set TimeZone = 'UTC'")
@@ -99,14 +100,21 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const payload = names.map((_, index) => `c${index}`)
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
     const all = fingerprinted(renamed, `concat_ws(chr(31), ${whole.join()})`, version + JSON.stringify(shape))
-    const file = join(folder, 'incoming.parquet')
+    const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})`
     signal.throwIfAborted()
-    await connection.run(
-      `copy (select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})) to ${literal(file)}
-        (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false)`,
-    )
+    const counts = known === undefined ? undefined : await sift(connection, relation, known, 'temp')
+    // as many rows unchanged as there are keys, or some came twice, and the comparison must see all to name them
+    const told = counts && counts.rows - counts.news === counts.known - counts.missed
+    const write = async (name: string, select: string): Promise<string> => {
+      const file = literal(join(folder, `${name}.parquet`))
+      await connection.run(
+        `copy (${select}) to ${file} (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false)`,
+      )
+      return `from read_parquet(${file}, file_row_number = true)`
+    }
     return {
-      relation: `from read_parquet(${literal(file)}, file_row_number = true)`,
+      relation: await write('incoming', told ? 'select * exclude (place) from spillway_news order by place' : relation),
+      sifted: told ? { counts, missed: await write('missed', 'from spillway_missed') } : undefined,
       payload,
       place: 'file_row_number',
       rows: (values, count) => assembled(values, columns, blank, count),

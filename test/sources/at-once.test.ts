@@ -121,6 +121,37 @@ describe.each(['duckdb', 'postgres'] as const)('a table of %s that is read at on
     expect(await one.run()).toMatchObject({ unchanged: 3 })
   })
 
+  it.each([
+    ['a row that has not changed', `select 2 as id, 'note 2' as note`, 'id = 2 (2 times)'],
+    ['one twin changed', `select 2 as id, 'other' as note`, 'id = 2 (2 times)'],
+    ['both twins new', `(select 9 as id, 'a' as note union all select 9, 'b')`, 'id = 9 (2 times)'],
+  ])('is refused when a key comes twice, later too: %s', async (_, twin, told) => {
+    const { one, fill, sent } = await notes(place)
+    const table = `select id, 'note ' || id as note from {}`
+    await fill(table)
+    await one.run()
+    sent.length = 0
+    await fill(`${table} union all ${twin}`)
+    const refused = `notes: rows of the source share a key: ${told}. Nothing was sent.`
+    await expect(one.run()).rejects.toThrow(refused)
+    await expect(one.plan()).rejects.toThrow(refused)
+    expect(sent).toEqual([])
+    await fill(table)
+    expect(await one.run()).toMatchObject({ delivered: 0, unchanged: 3 })
+  })
+
+  it('hands over what has changed in the order of the table', async () => {
+    const { one, fill, sent } = await notes(place)
+    const table = (note: string) => `select 1000 - i as id, ${note} as note from generate_series(1, 900) t (i)`
+    await fill(table(`'old'`))
+    await one.run()
+    sent.length = 0
+    await fill(table(`case i % 7 when 0 then 'new' else 'old' end`))
+    await one.run()
+    expect(sent).toHaveLength(128)
+    expect(sent).toEqual(sent.toSorted((a, b) => b.id - a.id))
+  })
+
   it('stops when the run is stopped, and sends nothing', async () => {
     const { one, fill, sent } = await notes(place)
     await fill(`select id, 'note' as note from {}`)

@@ -1,0 +1,38 @@
+import type { DuckDBConnection } from '@duckdb/node-api'
+import type { Sifted } from '../source.js'
+
+/**
+ * Holds a relation with `hi` and `lo` against the fingerprints that are known, each of them once, in one scan of both. Makes two
+ * views: `spillway_news`, the rows that have another fingerprint, with `place`, by which they are in their order as far as they were
+ * read in it; `spillway_missed`, the fingerprints that no row has. The names are such as no table of a user has: `temp` is for a database that
+ * is not ours to write to.
+ *
+ * Where each fingerprint is met by one row, the rows that are not news are as many as the fingerprints that are not missed.
+ */
+export async function sift(
+  connection: DuckDBConnection,
+  relation: string,
+  known: string,
+  temp: 'temp' | '' = '',
+): Promise<Sifted> {
+  const rowsOf = async (sql: string) => (await connection.runAndReadAll(sql)).getRows()
+  await connection.run(`create ${temp} sequence spillway_row; create ${temp} sequence spillway_known`)
+  // the right side is held in memory: it should be that of the fingerprints, however few rows are expected of the other
+  await connection.run(`set disabled_optimizers = 'build_side_probe_side'`)
+  try {
+    await connection.run(`
+      create ${temp} table spillway_sifted as select r.*, k.hi as missed_hi, k.lo as missed_lo
+        from (select *, nextval('spillway_row') as place from (${relation})) r
+          full join (select hi, lo, nextval('spillway_known') as place from (${known})) k on r.hi = k.hi and r.lo = k.lo
+        where r.place is null or k.place is null`)
+  } finally {
+    await connection.run('reset disabled_optimizers')
+  }
+  await connection.run(`
+    create ${temp} view spillway_news as select * exclude (missed_hi, missed_lo) from spillway_sifted where place is not null;
+    create ${temp} view spillway_missed as select missed_hi as hi, missed_lo as lo from spillway_sifted where place is null`)
+  const [[rows, known_, news, missed]] = (await rowsOf(
+    `select nextval('spillway_row') - 1, nextval('spillway_known') - 1, count(place), count(*) - count(place) from spillway_sifted`,
+  )) as [[bigint, bigint, bigint, bigint]]
+  return { rows: Number(rows), known: Number(known_), news: Number(news), missed: Number(missed) }
+}
