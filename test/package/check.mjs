@@ -2,7 +2,7 @@
 // Needs dist (npm run build), and the registry for what the package depends on.
 
 import { spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -14,6 +14,7 @@ const folder = mkdtempSync(join(tmpdir(), 'spillway-package-'))
 try {
   exportsNameEachFile()
   const project = install(pack())
+  staysSmall(project)
   run(project, process.execPath, 'use.mjs')
   run(project, 'npx', '--no-install', 'spillway', '--version')
 } finally {
@@ -42,9 +43,49 @@ function install(tarball) {
   const project = join(folder, 'project')
   mkdirSync(project)
   writeFileSync(join(project, 'package.json'), JSON.stringify({ name: 'project', private: true, type: 'module' }))
-  cpSync(here('use.mjs'), join(project, 'use.mjs'))
+  for (const file of ['use.mjs', 'imports.mjs']) cpSync(here(file), join(project, file))
   run(project, 'npm', 'install', '--prefer-offline', '--no-audit', '--no-fund', tarball)
   return project
+}
+
+/** What everybody installs, and what everybody waits for at every start: whoever lets it grow has to say so in `small.json`. */
+function staysSmall(project) {
+  const small = JSON.parse(readFileSync(here('small.json'), 'utf8'))
+  const modules = join(project, 'node_modules')
+  const files = readdirSync(modules, { recursive: true, withFileTypes: true }).filter((file) => file.isFile())
+  const size = (some) => some.reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0)
+  const [native, rest] = [true, false].map((wanted) =>
+    files.filter(({ name }) => /\.(node|so|dylib|dll)$/.test(name) === wanted),
+  )
+  console.log(`installed: ${kilobytes(size(native))} of binaries, ${kilobytes(size(rest))} beside them`)
+  // one platform's packages are another's: they have the names of those that ask for them, and more
+  const { packages } = JSON.parse(readFileSync(join(modules, '.package-lock.json'), 'utf8'))
+  const names = Object.keys(packages).map((path) => path.replace(/^.*node_modules\//, ''))
+  const installed = names.filter(
+    (name) => !/-(linux|darwin|win32|windows)-|^@libsql\/(linux|darwin|win32)/.test(name) && name !== 'spillway',
+  )
+  same('installed', [...new Set(installed)].sort(), small.installed)
+  if (size(rest) > small.kilobytes * 1000) throw new Error(`that is more than the ${small.kilobytes} kB of small.json`)
+
+  const node = (...values) => [process.execPath, '--input-type=module', ...values]
+  const times = (...command) => Array.from({ length: 5 }, () => timeOf(project, ...command)).sort((a, b) => a - b)
+  const [bare] = times(...node('-e', ''))
+  const [start] = times(...node('-e', "import 'spillway'"))
+  console.log(`import 'spillway': ${start - bare} ms beside the ${bare} ms in which Node itself starts`)
+  const loaded = new Set(run(project, process.execPath, 'imports.mjs').trim().split('\n'))
+  same('imported', [...loaded].sort(), small.imported)
+}
+
+function same(what, found, known) {
+  if (found.join() !== known.join())
+    throw new Error(`${what} with it are ${found.join(', ')}; small.json has ${known.join(', ')}`)
+}
+
+function timeOf(cwd, command, ...values) {
+  const begun = performance.now()
+  const { status } = spawnSync(command, values, { cwd, stdio: 'inherit' })
+  if (status !== 0) throw new Error(`${values.join(' ')} failed`)
+  return Math.round(performance.now() - begun)
 }
 
 /** Runs a command to its end, shows and returns what it says; a failure ends the check. */
