@@ -1,17 +1,30 @@
 import { type GoogleSheets, type GoogleSheetsQuota, googleSheets } from './google-sheets.js'
+import { type Notion, type NotionSandboxOptions, notion } from './notion.js'
 import { type Server, type ServerOptions, serve } from './server.js'
 
 export type { Cell, GoogleSheets, GoogleSheetsQuota, ServiceAccount, SpreadsheetOptions } from './google-sheets.js'
+export type {
+  Notion,
+  NotionDatabaseOptions,
+  NotionPage,
+  NotionProperty,
+  NotionSandboxOptions,
+  NotionType,
+  NotionValue,
+} from './notion.js'
 export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
 
 export interface SandboxOptions extends ServerOptions {
   /** Google's quota of requests per minute and user, kept in a sliding window. @default no limit */
   readonly sheets?: GoogleSheetsQuota | undefined
+  /** Notion's limits, and how long its queries lag behind. @default none */
+  readonly notion?: NotionSandboxOptions | undefined
 }
 
 /** A running sandbox: `url` is what the vendors' clients are pointed at, and a page to look at in a browser. */
 export interface Sandbox extends Server, AsyncDisposable {
   readonly sheets: GoogleSheets
+  readonly notion: Notion
 }
 
 /**
@@ -33,6 +46,7 @@ export interface Sandbox extends Server, AsyncDisposable {
  */
 export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
   const sheets = googleSheets(options.sheets ?? {})
-  const server = await serve([sheets.tenant], options)
-  return { ...server, sheets: sheets.controls, [Symbol.asyncDispose]: server.close }
+  const pages = notion(options.notion ?? {})
+  const server = await serve([sheets.tenant, pages.tenant], options)
+  return { ...server, sheets: sheets.controls, notion: pages.controls, [Symbol.asyncDispose]: server.close }
 }
