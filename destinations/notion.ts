@@ -2,6 +2,7 @@ import type {
   Client,
   CreatePageParameters,
   DataSourceObjectResponse,
+  PageObjectResponse,
   QueryDataSourceParameters,
 } from '@notionhq/client'
 import {
@@ -15,13 +16,12 @@ import {
   type Injected,
   NetworkError,
   type Outcome,
-  type Receipt,
   RejectedError,
+  type Rejection,
   RetryableError,
   receipt,
   reject,
   retry,
-  type Unknown,
   unknown,
 } from 'spillway'
 import { z } from 'zod'
@@ -83,21 +83,18 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
   if ((dataSource === undefined) === (database === undefined)) {
     throw new ConfigError(`${me}: give either dataSource or database: where the pages are to go`)
   }
-  const place =
-    dataSource === undefined
-      ? { database: idOf('database', database!) }
-      : { dataSource: idOf('dataSource', dataSource) }
-  const { token: signIn } = given
-  const secretName = typeof signIn === 'object' ? `secret ${signIn.name}` : 'token (DESTINATION__NOTION__TOKEN)'
+  const place = { [dataSource ? 'dataSource' : 'database']: idOf((dataSource ?? database)!) }
+  const secretName =
+    typeof given.token === 'object' ? `secret ${given.token.name}` : 'token (DESTINATION__NOTION__TOKEN)'
 
-  /** What is known of the data source in this run, and the pages made in it, of which queries may not know yet. */
-  let memory:
-    | { readonly run: string; readonly id: string; properties: Schema; readonly made: Map<string, string> }
-    | undefined
+  /** The data source as it is in this run. */
+  let memory: Source | undefined
+  /** Until then Notion has asked to be left alone. */
+  let quietUntil = 0
 
   return destination({
     name: me,
-    batchSize: 125, // one look-up for the whole batch
+    batchSize: 125, // one look-up finds them all
     concurrency: 1,
     rate: '3/s', // https://developers.notion.com/reference/request-limits
     timeout: '5min', // of a whole batch; each request has a minute
@@ -107,81 +104,71 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
     config,
     target: ({ endpoint }: Config) => ({ endpoint, ...place }),
   })({
-    insert: (batch, context) => answers(batch, insert(batch, context)),
+    insert: (batch, context) => answers(batch, write(batch, context)),
     update: (batch, context) => answers(batch, write(batch, context)),
     upsert: (batch, context) => answers(batch, write(batch, context)),
-    delete: (batch, context) => answers(batch, remove(batch, context)),
+    delete: (batch, context) => answers(batch, write(batch, context)),
     verify,
   })(given)
 
   // ---- handlers ------------------------------------------------------------------------------------------------------
 
-  async function* insert(batch: AnyRow[], context: Context<Config>): Answers {
-    const source = await open(context)
-    for (const line of readRecords(batch, source.properties, [])) {
-      yield [line.record, isLine(line) ? await create(source, line) : line]
-    }
-  }
-
   async function* write(batch: AnyRow[], context: Context<Config>): Answers {
-    const source = await open(context)
-    const lines: Line[] = []
-    for (const line of readRecords(batch, source.properties, context.match)) {
-      const id = context.remoteId(line.record)
-      const outcome = isLine(line) ? id && (await change(source, line, id)) : line
-      if (outcome) yield [line.record, outcome]
-      else if (isLine(line)) lines.push(line)
+    const { operation } = context
+    const [source, client] = await open(context)
+    const create = async ({ record, key, properties }: Line): Promise<Outcome> => {
+      const parent = { type: 'data_source_id', data_source_id: source.id } as const
+      const outcome = await attempt(record, client.pages.create({ parent, properties }))
+      if (!outcome) throw new FatalError(notShared)
+      if ('remoteId' in outcome) source.made.set(key, outcome.remoteId)
+      return outcome
     }
-    const found = await find(source, lines, context)
-    for (const line of lines) {
-      const pages = found.get(line.key) ?? []
-      const id = pages[0]?.id ?? source.made.get(line.key)
-      if (pages.length > 1) yield [line.record, reject(line.record, several(pages))]
-      else if (id !== undefined) {
-        const outcome = await change(source, line, id)
-        if (!outcome) source.made.delete(line.key)
-        yield [line.record, outcome ?? retry(line.record)] // it went away just now: look again
-      } else if (context.operation === 'update') yield [line.record, reject(line.record, 'no page has its key')]
+    const change = ({ record, properties }: Line, page_id: string) =>
+      attempt(
+        record,
+        client.pages.update(operation === 'delete' ? { page_id, in_trash: true } : { page_id, properties }),
+      )
+
+    const lines: Line[] = []
+    for (const line of readRecords(batch, source.properties, operation === 'insert' ? [] : context.match)) {
+      const id = context.remoteId(line.record)
+      if (!isLine(line)) yield [line.record, line]
+      else if (operation === 'insert') yield [line.record, await create(line)]
       else {
-        const outcome = await create(source, line)
-        if ('remoteId' in outcome) source.made.set(line.key, outcome.remoteId)
-        yield [line.record, outcome]
+        const outcome = id && (await change(line, id))
+        if (outcome || (id && operation === 'delete')) yield [line.record, outcome || undefined]
+        else lines.push(line)
+      }
+    }
+    const found = await find(source, client, lines, context.match)
+    for (const line of lines) {
+      const { record, key } = line
+      const pages = found.get(key) ?? []
+      const id = pages[0]?.id ?? source.made.get(key)
+      if (pages.length > 1) {
+        const urls = pages.map(({ url }) => url).join(' ')
+        yield [record, reject(record, `its key stands in ${pages.length} pages: keep one of ${urls}`)]
+      } else if (id === undefined && operation === 'upsert') yield [record, await create(line)]
+      else if (id === undefined)
+        yield [record, operation === 'delete' ? undefined : reject(record, 'no page has its key')]
+      else {
+        const outcome = await change(line, id)
+        if (!outcome) source.made.delete(key)
+        yield [record, outcome ?? (operation === 'delete' ? undefined : retry(record))] // gone just now: look again
       }
     }
   }
 
-  async function* remove(batch: AnyRow[], context: Context<Config>): Answers {
-    const source = await open(context)
-    const trash = async (record: AnyRow, id: string): Promise<[AnyRow, Outcome | undefined]> => {
-      const outcome = await attempt(record, source.client.pages.update({ page_id: id, in_trash: true }))
-      return [record, outcome]
-    }
-    const lines: Line[] = []
-    for (const line of readRecords(batch, source.properties, context.match)) {
-      const id = context.remoteId(line.record)
-      if (id !== undefined) yield await trash(line.record, id)
-      else if (isLine(line)) lines.push(line)
-      else yield [line.record, line]
-    }
-    const found = await find(source, lines, context)
-    for (const { record, key } of lines) {
-      const pages = found.get(key) ?? []
-      if (pages.length > 1) yield [record, reject(record, several(pages))]
-      else yield pages[0] ? await trash(record, pages[0].id) : [record, undefined]
-    }
-  }
-
   /** Which records are there as they should be. Of `insert`: in a page that this connection made. */
-  async function verify(batch: AnyRow[], context: Context<Config>): Promise<(Receipt | Unknown)[]> {
-    const source = await open(context)
-    const inserts = context.operation === 'insert'
-    const { match } = context
-    if (inserts && (match.length === 0 || !match.every((name) => keyTypes.has(source.properties[name]?.type ?? '')))) {
-      return batch.map((record) => unknown(record))
-    }
+  async function verify(batch: AnyRow[], context: Context<Config>): Promise<Outcome[]> {
+    const [source, client] = await open(context)
+    const { match, operation } = context
+    const inserts = operation === 'insert'
+    const canTell = match.length > 0 && match.every((name) => keyTypes.includes(source.properties[name]?.type ?? ''))
+    if (inserts && !canTell) return batch.map((record) => unknown(record))
     const lines = [...readRecords(batch, source.properties, match)]
-    const found = await find(source, lines.filter(isLine), context)
-    const bot = inserts && found.size > 0 ? (await asked(source.client.users.me({}), 'user')).id : undefined
+    const found = await find(source, client, lines.filter(isLine), match)
+    const bot = inserts && found.size > 0 ? (await asked(client.users.me({}), 'user')).id : undefined
     return lines.flatMap((line) => {
       if (!isLine(line)) return unknown(line.record)
       const isIt = (page: Page) => (inserts ? page.created_by.id === bot : holds(page, line.properties))
@@ -192,13 +179,15 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
 
   // ---- the data source -------------------------------------------------------------------------------------------------
 
-  async function open(context: Context<Config>): Promise<Source> {
+  async function open(context: Context<Config>): Promise<[Source, Client]> {
+    const wait = quietUntil - Date.now()
+    if (wait > 0) throw new RetryableError(`${me}: Notion asked to be left alone`, { after: `${wait}ms` })
     const client = await connect(context)
     if (memory?.run !== context.run) {
-      const id = place.dataSource ?? (await onlyDataSource(client, place.database!))
+      const id = place['dataSource'] ?? (await onlyDataSource(client, place['database']!))
       memory = { run: context.run, id, properties: await schema(client, id), made: new Map() }
     }
-    return { client, ...memory }
+    return [memory, client]
   }
 
   async function onlyDataSource(client: Client, database_id: string): Promise<string> {
@@ -206,9 +195,7 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
     const sources = 'data_sources' in answer ? answer.data_sources : []
     if (sources.length === 1) return sources[0]!.id
     const which = sources.map(({ id, name }) => `${name} (${id})`).join(', ')
-    throw new FatalError(
-      `${me}: the database has ${sources.length} data sources: give dataSource instead${which && `, one of ${which}`}`,
-    )
+    throw new FatalError(`${me}: the database has ${sources.length} data sources: give dataSource instead: ${which}`)
   }
 
   async function schema(client: Client, data_source_id: string): Promise<Schema> {
@@ -216,22 +203,20 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
   }
 
   /** The pages of each key. */
-  async function find(
-    source: Source,
-    lines: readonly Line[],
-    { match }: Context<Config>,
-  ): Promise<Map<string, Page[]>> {
+  async function find(source: Source, client: Client, lines: readonly Line[], match: readonly string[]) {
     const found = new Map<string, Page[]>()
-    const { client, id: data_source_id } = source
     const keys = [...new Map(lines.map(({ key, values }) => [key, values])).values()]
     // a filter by an option that does not exist is refused, and no page can have it
     const isThere = (values: Values) => match.every((name, at) => hasOption(source.properties[name]!, values[at]))
-    if (!keys.every(isThere)) source.properties = memory!.properties = await schema(client, data_source_id)
-    const wanted = keys.filter(isThere).map((values) => filterOf(source.properties, match, values))
-    for (const filter of together(wanted, match.length === 1)) {
+    if (!keys.every(isThere)) source.properties = await schema(client, source.id)
+    const conditions = keys.filter(isThere).map((values) => {
+      const all = match.map((name, at) => ({ property: name, [source.properties[name]!.type]: { equals: values[at] } }))
+      return all.length === 1 ? all[0]! : { and: all }
+    })
+    for (const filter of together(conditions, match.length === 1)) {
       let start_cursor: string | undefined
       do {
-        const query = { data_source_id, filter, page_size: 100, start_cursor } as QueryDataSourceParameters
+        const query = { data_source_id: source.id, filter, page_size: most, start_cursor } as QueryDataSourceParameters
         const { results, next_cursor } = await asked(client.dataSources.query(query), 'list')
         for (const page of results) {
           if (page.object !== 'page' || !('properties' in page)) continue
@@ -248,10 +233,8 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
 
   async function connect({ config: { token, endpoint }, http }: Context<Config>): Promise<Client> {
     const sdk = await import('@notionhq/client').catch((cause: unknown) => {
-      throw new ConfigError(
-        `${me}: the package @notionhq/client cannot be loaded; install it: npm install @notionhq/client`,
-        { cause },
-      )
+      const next = 'install it: npm install @notionhq/client'
+      throw new ConfigError(`${me}: the package @notionhq/client cannot be loaded; ${next}`, { cause })
     })
     return new sdk.Client({
       auth: token,
@@ -266,83 +249,68 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
   }
 
   /** The answer to a request that only reads. Whatever is thrown, nothing was applied. */
-  async function asked<T extends { object: string }, K extends T['object']>(
-    request: Promise<T>,
-    object: K,
-  ): Promise<T & { object: K }> {
+  async function asked<T extends { object: string }>(request: Promise<T>, object: T['object']): Promise<T> {
     const answer = await request.catch((error: unknown) => {
-      const after = error instanceof HttpError ? afterOf(error) : undefined
       if (error instanceof SyntaxError) throw new FatalError(notNotion)
-      throw proof(error) ?? new RetryableError(`${messageOf(error)}`, { after })
+      throw proof(error) ?? busy(error)
     })
-    if (answer.object === object) return answer as T & { object: K }
-    throw new FatalError(notNotion)
+    if (answer.object !== object) throw new FatalError(notNotion)
+    return answer
   }
 
-  function change({ client }: Source, { record, properties }: Line, page_id: string): Promise<Outcome | undefined> {
-    return attempt(record, client.pages.update({ page_id, properties }))
-  }
-
-  async function create({ client, id }: Source, { record, properties }: Line): Promise<Outcome> {
-    const parent = { type: 'data_source_id', data_source_id: id } as const
-    const outcome = await attempt(record, client.pages.create({ parent, properties }))
-    if (outcome) return outcome
-    throw new FatalError(notShared)
-  }
-
-  /** What becomes of a record in a request that writes; `undefined` when its page is not there or in the trash. */
-  async function attempt(
-    record: AnyRow,
-    request: Promise<{ object: string; id: string; in_trash?: boolean }>,
-  ): Promise<Outcome | undefined> {
+  /** What becomes of a record by a request that writes; `undefined` when its page is not there, or in the trash. */
+  async function attempt(record: AnyRow, request: Promise<object>): Promise<Outcome | undefined> {
     try {
-      const { object, id, in_trash } = await request
-      if (object !== 'page' || !id) throw new TypeError(notNotion)
+      const { object, id, in_trash } = (await request) as Partial<Page>
+      if (object !== 'page' || !id) throw new SyntaxError()
       return in_trash ? undefined : receipt(record, id)
     } catch (error) {
-      const isGone =
-        error instanceof HttpError &&
-        (error.status === 404 || (error.status === 400 && /archived|in (the )?trash/.test(error.detail ?? '')))
-      if (isGone) return undefined
+      if (error instanceof HttpError && isGone(error)) return undefined
       const known = proof(error)
-      // the properties are not what they were when the run began: look at them again
-      const moved =
-        known instanceof RejectedError && /is not a property that exists|is expected to be/.test(known.message)
-      if (moved) memory = undefined
-      if (known instanceof RejectedError && !moved) return reject(record, known.message)
-      throw moved ? new RetryableError(`${me}: ${known.message}`) : (known ?? new Unanswered(record, error))
+      if (!known) throw new Unanswered(record, error instanceof SyntaxError ? notNotion : busy(error).message)
+      if (!(known instanceof RejectedError)) throw known
+      if (!/is not a property that exists|is expected to be/.test(known.message)) return reject(record, known.message)
+      memory = undefined // the properties are not what they were when the run began: look at them again
+      throw new RetryableError(`${me}: ${known.message}`)
     }
+  }
+
+  function busy(error: unknown): RetryableError {
+    const after = error instanceof HttpError ? error.retryAfter : undefined
+    quietUntil = Date.now() + (after ?? 0)
+    return new RetryableError(messageOf(error), { after: after === undefined ? after : `${after}ms` })
   }
 
   /** The error that says why nothing was applied; `undefined` when it may have been. */
   function proof(error: unknown): Error | undefined {
     if (error instanceof NetworkError && !error.connected) return new RetryableError(error.message)
-    if (error instanceof ConfigError || error instanceof FatalError) return error
-    if (!(error instanceof HttpError) || error.status === 408 || error.status === 409 || error.status >= 500)
-      return undefined
+    if (error instanceof ConfigError) return error
+    if (!(error instanceof HttpError) || [408, 409].includes(error.status) || error.status >= 500) return undefined
     const { status, detail = error.message } = error
-    if (status === 429) return new RetryableError(error.message, { after: afterOf(error) })
+    if (status === 429) return busy(error)
     if (status === 401) return new FatalError(`${me}: 401: ${detail} Check ${secretName}: it is wrong, or was revoked`)
-    if (status === 403)
-      return new FatalError(
-        `${me}: 403: ${detail} Give the connection the capabilities to read, insert and update content`,
-      )
+    if (status === 403) return new FatalError(`${me}: 403: ${detail} ${mayNot}`)
     if (status === 404) return new FatalError(notShared)
-    if (status >= 400) return new RejectedError(detail)
-    return new FatalError(error.message)
+    return status < 400 ? new FatalError(error.message) : new RejectedError(detail)
   }
 }
 
 const notNotion = `${me}: the answer is not Notion's, a web page perhaps: check endpoint, and whether a proxy asks for a sign-in`
 const notShared = `${me}: 404: Notion finds no such database or data source: check the id, and that it is shared with the connection (in Notion: the menu •••, Connections)`
+const mayNot = 'Give the connection the capabilities to read, insert and update content'
+
+/** A page in the trash cannot be changed: `Can't edit block that is archived.` */
+function isGone({ status, detail = '' }: HttpError): boolean {
+  return status === 404 || (status === 400 && /archived|in (the )?trash/.test(detail))
+}
 
 /** Nobody knows whether this record was written. */
 class Unanswered extends Error {
   constructor(
     readonly record: AnyRow,
-    cause: unknown,
+    message: string,
   ) {
-    super(cause instanceof SyntaxError ? notNotion : messageOf(cause))
+    super(message)
   }
 }
 
@@ -357,115 +325,89 @@ async function answers(batch: AnyRow[], work: Answers): Promise<Outcome[]> {
   } catch (error) {
     const lost = error instanceof Unanswered ? error.record : undefined
     if (answered.size === 0 && (!lost || batch.length === 1)) throw error // it holds for the whole batch
-    const after = error instanceof RetryableError ? error.after : undefined
     for (const record of batch) {
-      if (!answered.has(record))
-        answered.set(record, record === lost ? unknown(record) : retry(record, { ...(after && { after }) }))
+      if (!answered.has(record)) answered.set(record, record === lost ? unknown(record) : retry(record))
     }
   }
   return [...answered.values()].filter((outcome) => outcome !== undefined)
-}
-
-function afterOf({ retryAfter }: HttpError): `${number}ms` | undefined {
-  return retryAfter === undefined ? undefined : `${retryAfter}ms`
 }
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-function several(pages: readonly Page[]): string {
-  return `its key stands in ${pages.length} pages: keep one of ${pages.map(({ url }) => url).join(' ')}`
-}
-
-/** The id in an address, or an id, as UUID. The view's id, which may follow in the query, is not it. */
-function idOf(option: string, text: string): string {
-  const [, id] =
-    /([0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12})$/i.exec(text.trim().replace(/[?#].*$/s, '')) ??
-    []
-  if (id)
-    return id
+/** An id, or the one in an address, as UUID. A view's id, which may follow in the query, is not it. */
+function idOf(text: string): string {
+  const end = text
+    .trim()
+    .replace(/[?#].*$/s, '')
+    .match(/[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$/i)?.[0]
+  if (end)
+    return end
       .replaceAll('-', '')
       .toLowerCase()
       .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
   throw new ConfigError(
-    `${me}: ${option} holds no id: give the 32 digits at the end of the address in the browser, or the address`,
+    `${me}: ${JSON.stringify(text)} holds no id: give the address in the browser, or the 32 digits at its end`,
   )
 }
 
 // ---- look-ups --------------------------------------------------------------------------------------------------------
 
-type Page = Extract<Awaited<ReturnType<Client['pages']['retrieve']>>, { properties: unknown }>
+type Page = PageObjectResponse
 type Schema = DataSourceObjectResponse['properties']
 type Properties = NonNullable<CreatePageParameters['properties']>
 type Values = readonly unknown[]
 
 interface Source {
-  readonly client: Client
+  readonly run: string
   readonly id: string
   properties: Schema
+  /** Pages made in this run by their key: queries may not know them yet. */
   readonly made: Map<string, string>
 }
 
-/** Types of properties that can be a key: those that `equals` compares with a text or a number. */
-const keyTypes: ReadonlySet<string> = new Set([
-  'title',
-  'rich_text',
-  'number',
-  'select',
-  'status',
-  'email',
-  'url',
-  'phone_number',
-])
-
-/** Most conditions in one list, and most pages in one answer. */
+/** Most conditions in one list, most pages in one answer, most entries of a property. */
 const most = 100
 
-function filterOf(schema: Schema, match: readonly string[], values: Values): object {
-  const conditions = match.map((property, at) => ({ property, [schema[property]!.type]: { equals: values[at] } }))
-  return conditions.length === 1 ? conditions[0]! : { and: conditions }
-}
+/** Types of properties that can be a key: `equals` compares them with a text or a number. */
+const keyTypes: readonly string[] = ['title', 'rich_text', 'number', 'select', 'status', 'email', 'url', 'phone_number']
 
-/** As few filters as find all of these: lists stand in lists, but not deeper than Notion allows. */
-function together(filters: readonly object[], nest: boolean): readonly object[] {
+/** As few filters as find all of these. A list may stand in a list, but no deeper. */
+function together(conditions: readonly object[], nest: boolean): readonly object[] {
   const lists: object[] = []
-  for (let at = 0; at < filters.length; at += most) lists.push({ or: filters.slice(at, at + most) })
+  for (let at = 0; at < conditions.length; at += most) lists.push({ or: conditions.slice(at, at + most) })
   return nest && lists.length > 1 ? [{ or: lists }] : lists
 }
 
 function hasOption(property: Schema[string], value: unknown): boolean {
-  const options =
-    property.type === 'select'
-      ? property.select.options
-      : property.type === 'status'
-        ? property.status.options
-        : undefined
-  return !options || options.some(({ name }) => name === value)
+  if (property.type === 'select') return property.select.options.some(({ name }) => name === value)
+  return property.type !== 'status' || property.status.options.some(({ name }) => name === value)
 }
 
-/** A property of a page as plain value, so that it can be compared with what was sent. */
+/** A property of a page in a form that can be compared. */
 function valueIn(page: Page, name: string): unknown {
-  const property = page.properties[name] as { type: string } & Record<string, unknown>
+  const property = page.properties[name] as { type: string; [type: string]: unknown } | undefined
   return property && plain(property.type, property[property.type])
 }
 
-function plain(type: string, value: unknown): unknown {
-  const list = Array.isArray(value) ? value : []
-  if (type === 'title' || type === 'rich_text')
-    return list.map(({ text, plain_text = text.content }) => plain_text).join('')
-  if (type === 'select' || type === 'status') return (value as { name: string } | null)?.name
-  if (type === 'date') return value && instantOf((value as { start: string }).start)
+// biome-ignore lint/suspicious/noExplicitAny: a value by its type, as it is sent or as it comes back
+function plain(type: string, value: any): unknown {
+  if (type === 'title' || type === 'rich_text') {
+    return value?.map((run: AnyRow) => run['plain_text'] ?? run['text'].content).join('')
+  }
+  if (type === 'date') return value && (value.start.length === 10 ? value.start : Date.parse(zoned(value.start)))
+  if (type === 'select' || type === 'status') return value?.name ?? null
   return Array.isArray(value) ? value.map(({ name, id }) => name ?? id) : value
 }
 
-const instantOf = (start: string) =>
-  start.length === 10 ? start : new Date(/T.*(Z|[+-]\d\d:?\d\d)$/.test(start) ? start : `${start}Z`).getTime()
+/** Notion takes a time without a zone for one of UTC. */
+const zoned = (time: string) => (/(Z|[+-]\d\d:?\d\d)$/.test(time) ? time : `${time}Z`)
 
 function holds(page: Page, properties: Properties): boolean {
   return Object.entries(properties).every(([name, sent]) => {
-    const [[type, value] = []] = Object.entries(sent)
-    return JSON.stringify(plain(type!, value)) === JSON.stringify(valueIn(page, name))
+    const [[type, value] = ['', undefined]] = Object.entries(sent)
+    return JSON.stringify(plain(type, value)) === JSON.stringify(valueIn(page, name))
   })
 }
 
@@ -474,39 +416,33 @@ function holds(page: Page, properties: Properties): boolean {
 interface Line {
   readonly record: AnyRow
   readonly properties: Properties
+  /** The values of the match fields. */
   readonly values: Values
   readonly key: string
 }
 
-const isLine = (line: Line | ReturnType<typeof reject>): line is Line => 'properties' in line
+const isLine = (line: Line | Rejection): line is Line => 'properties' in line
 
 /** Records as Notion's properties, and rejections of those that do not fit. */
-function* readRecords(
-  batch: readonly AnyRow[],
-  schema: Schema,
-  match: readonly string[],
-): Generator<Line | ReturnType<typeof reject>> {
-  const names = new Set(batch.flatMap((record) => Object.keys(record).filter((name) => record[name] !== undefined)))
-  for (const name of names) writerOf(schema, name)
+function* readRecords(batch: AnyRow[], schema: Schema, match: readonly string[]): Generator<Line | Rejection> {
+  const fieldsOf = (record: AnyRow) => Object.keys(record).filter((name) => record[name] !== undefined)
+  for (const name of new Set(batch.flatMap(fieldsOf))) typeOf(schema, name)
   for (const name of match) {
-    const { type = 'missing' } = schema[name] ?? {}
-    if (!keyTypes.has(type))
-      throw new FatalError(
-        `${me}: pages cannot be found by ${JSON.stringify(name)}, which is ${type}: give match, properties of type ${[...keyTypes].join(', ')}`,
-      )
+    const type = typeOf(schema, name)
+    const next = `give match, properties of type ${keyTypes.join(', ')}`
+    if (!keyTypes.includes(type))
+      throw new FatalError(`${me}: pages cannot be found by ${name}, which is a ${type}: ${next}`)
   }
   for (const record of batch) {
     try {
-      const entries = Object.entries(record).filter(([, value]) => value !== undefined)
-      const properties = Object.fromEntries(
-        entries.map(([name, value]) => [name, propertyOf(schema, name, value)]),
-      ) as Properties
-      const values = match.map((name) =>
-        plain(schema[name]!.type, (properties[name] as AnyRow | undefined)?.[schema[name]!.type]),
+      const fields = fieldsOf(record).map(
+        (name) => [name, propertyOf(name, typeOf(schema, name), record[name])] as const,
       )
-      const blank = match.find((_, at) => values[at] === undefined || values[at] === null || values[at] === '')
+      const sent: Readonly<Record<string, AnyRow>> = Object.fromEntries(fields)
+      const values = match.map((name) => plain(typeOf(schema, name), sent[name]?.[typeOf(schema, name)]))
+      const blank = match.find((_, at) => [undefined, null, ''].includes(values[at] as null))
       if (blank !== undefined) throw new RejectedError(`${blank}, by which its page is to be found, is blank`)
-      yield { record, properties, values, key: JSON.stringify(values) }
+      yield { record, properties: sent as Properties, values, key: JSON.stringify(values) }
     } catch (error) {
       if (!(error instanceof RejectedError)) throw error
       yield reject(record, error.message)
@@ -514,43 +450,32 @@ function* readRecords(
   }
 }
 
-function propertyOf(schema: Schema, name: string, value: unknown): object {
-  const { type, write } = writerOf(schema, name)
+/** The type of a property that can be written. */
+function typeOf(schema: Schema, name: string): string {
+  const type = Object.hasOwn(schema, name) ? schema[name]!.type : undefined
+  if (type && type in writers) return type
+  const what = type
+    ? `is of type ${type}, which cannot be written`
+    : `is no property; there are ${Object.keys(schema).join(', ')}`
+  const next = type ? 'leave it out in map' : 'add it in Notion, or rename it or leave it out in map'
+  throw new FatalError(`${me}: the field ${JSON.stringify(name)} ${what}: ${next}`)
+}
+
+function propertyOf(name: string, type: string, value: unknown): object {
   try {
-    return { [type]: value === null ? (blanks[type] ?? null) : write(value) }
+    return { [type]: value === null ? (blanks[type] ?? null) : writers[type]!(value) }
   } catch (error) {
     throw new RejectedError(`${name}: ${messageOf(error)}`)
   }
 }
 
-function writerOf(
-  schema: Schema,
-  name: string,
-): { readonly type: string; readonly write: (value: unknown) => unknown } {
-  const type = Object.hasOwn(schema, name) ? schema[name]!.type : undefined
-  const write = type && writers[type]
-  if (write) return { type, write }
-  const what = type
-    ? `is of type ${type}, which cannot be written`
-    : `is not a property; there are ${Object.keys(schema).join(', ')}`
-  throw new FatalError(
-    `${me}: the field ${JSON.stringify(name)} ${what}: leave it out in map, or ${type ? 'give it to another property' : 'add it in Notion'}`,
-  )
-}
+/** What clears a property, where that is not null. */
+const blanks: AnyRow = { title: [], rich_text: [], multi_select: [], relation: [], people: [], checkbox: false }
 
-const blanks: Readonly<Record<string, unknown>> = {
-  title: [],
-  rich_text: [],
-  multi_select: [],
-  relation: [],
-  people: [],
-  checkbox: false,
-}
-
-/** The value of a property in the form of its type: https://developers.notion.com/reference/page-property-values. */
+/** Values in the form of their property's type: https://developers.notion.com/reference/page-property-values. */
 const writers: Readonly<Record<string, (value: unknown) => unknown>> = {
-  title: richText,
-  rich_text: richText,
+  title: runsOf,
+  rich_text: runsOf,
   number: numberOf,
   select: (value) => ({ name: textOf(value) }),
   status: (value) => ({ name: textOf(value) }),
@@ -559,34 +484,29 @@ const writers: Readonly<Record<string, (value: unknown) => unknown>> = {
   people: (value) => listOf(value).map((id) => ({ object: 'user', id })),
   date: (value) => ({ start: dateOf(value) }),
   checkbox: (value) => (typeof value === 'boolean' ? value : unfit('true or false', value)),
-  url: (value) => textOf(value, 2000),
+  url: (value) => textOf(value, 2000), // https://developers.notion.com/reference/request-limits
   email: (value) => textOf(value, 200),
   phone_number: (value) => textOf(value, 200),
 }
 
 function unfit(wanted: string, value: unknown): never {
   throw new RejectedError(
-    `it takes ${wanted}, not ${Array.isArray(value) ? 'a list' : value instanceof Date ? 'a date' : `a value of type ${typeof value}`}`,
+    `it takes ${wanted}, not ${Array.isArray(value) ? 'a list' : `a value of type ${typeof value}`}`,
   )
 }
 
 function textOf(value: unknown, longest = 200_000): string {
-  const text =
-    value instanceof Date
-      ? dateOf(value)
-      : ['string', 'number', 'bigint', 'boolean'].includes(typeof value)
-        ? String(value)
-        : unfit('a text', value)
+  if (value instanceof Date) return dateOf(value)
+  const text = ['string', 'number', 'bigint', 'boolean'].includes(typeof value) ? String(value) : unfit('a text', value)
+  if (/\p{Surrogate}/u.test(text)) throw new RejectedError('a text with half a character in it')
   if (text.length > longest)
     throw new RejectedError(`a text of ${text.length} characters, where Notion takes ${longest}`)
   return text
 }
 
-/** Runs of at most 2,000 UTF-16 units, which is how Notion counts, that break no character in two. */
-function richText(value: unknown): object[] {
-  const text = textOf(value)
-  if (/\p{Surrogate}/u.test(text)) throw new RejectedError('a text with half a character in it')
-  const runs = text.match(/[\s\S]{1,2000}(?![\udc00-\udfff])/g) ?? []
+/** Runs of at most 2,000 UTF-16 units, which is what Notion counts, that break no character in two. */
+function runsOf(value: unknown): object[] {
+  const runs = textOf(value).match(/[\s\S]{1,2000}(?![\udc00-\udfff])/g) ?? []
   if (runs.length > most) throw new RejectedError(`a text of ${runs.length} runs, where Notion takes ${most}`)
   return runs.map((content) => ({ type: 'text', text: { content } }))
 }
@@ -603,19 +523,18 @@ function dateOf(value: unknown): string {
   return unfit('a Date or a text such as 2026-11-21', value)
 }
 
-/** Notion keeps numbers as doubles; a text or a bigint must come through that with all its digits. */
+/** Notion keeps numbers as doubles: a text or a bigint must come through that with all its digits. */
 function numberOf(value: unknown): number {
-  const text = ['number', 'bigint', 'string'].includes(typeof value) ? String(value) : unfit('a number', value)
-  const number = Number(text)
-  if (text.trim() === '' || !Number.isFinite(number)) return unfit('a number', value)
-  if (typeof value === 'number' || digits(text) === digits(String(number))) return number
+  const text = ['number', 'bigint', 'string'].includes(typeof value) ? String(value).trim() : ''
+  if (text === '' || !Number.isFinite(Number(text))) return unfit('a number', value)
+  if (typeof value === 'number' || digits(text) === digits(String(Number(text)))) return Number(text)
   throw new RejectedError('a number with more digits than Notion keeps: make the property a text')
 }
 
 /** The digits of a decimal number and where its point stands, without zeros that say nothing. */
 function digits(text: string): string {
-  const [, sign, whole = '', part = '', power = '0'] = /^([+-]?)(\d*)\.?(\d*)(?:e([+-]?\d+))?$/i.exec(text.trim()) ?? []
+  const [, sign, whole = '', part = '', power = '0'] = /^([+-]?)(\d*)\.?(\d*)(?:e([+-]?\d+))?$/i.exec(text) ?? []
   const significant = `${whole}${part}`.replace(/^0+/, '')
   const kept = significant.replace(/0+$/, '')
-  return `${sign === '-' ? '-' : ''}${kept}e${kept && Number(power) - part.length + significant.length - kept.length}`
+  return kept && `${sign === '-' ? '-' : ''}${kept}e${Number(power) - part.length + significant.length - kept.length}`
 }
