@@ -116,11 +116,10 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
   async function* write(batch: AnyRow[], context: Context<Config>): Answers {
     const { operation } = context
     const [source, client] = await open(context)
-    const create = async ({ record, key, properties }: Line): Promise<Outcome> => {
+    const create = async ({ record, properties }: Line): Promise<Outcome> => {
       const parent = { type: 'data_source_id', data_source_id: source.id } as const
       const outcome = await attempt(record, client.pages.create({ parent, properties }))
       if (!outcome) throw new FatalError(notShared)
-      if ('remoteId' in outcome) source.made.set(key, outcome.remoteId)
       return outcome
     }
     const change = ({ record, properties }: Line, page_id: string) =>
@@ -144,7 +143,7 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
     for (const line of lines) {
       const { record, key } = line
       const pages = found.get(key) ?? []
-      const id = pages[0]?.id ?? source.made.get(key)
+      const id = pages[0]?.id
       if (pages.length > 1) {
         const urls = pages.map(({ url }) => url).join(' ')
         yield [record, reject(record, `its key stands in ${pages.length} pages: keep one of ${urls}`)]
@@ -153,7 +152,6 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
         yield [record, operation === 'delete' ? undefined : reject(record, 'no page has its key')]
       else {
         const outcome = await change(line, id)
-        if (!outcome) source.made.delete(key)
         yield [record, outcome ?? (operation === 'delete' ? undefined : retry(record))] // gone just now: look again
       }
     }
@@ -185,7 +183,7 @@ export function notion(options: NotionOptions): Destination<AnyRow, 'insert' | '
     const client = await connect(context)
     if (memory?.run !== context.run) {
       const id = place['dataSource'] ?? (await onlyDataSource(client, place['database']!))
-      memory = { run: context.run, id, properties: await schema(client, id), made: new Map() }
+      memory = { run: context.run, id, properties: await schema(client, id) }
     }
     return [memory, client]
   }
@@ -363,8 +361,6 @@ interface Source {
   readonly run: string
   readonly id: string
   properties: Schema
-  /** Pages made in this run by their key: queries may not know them yet. */
-  readonly made: Map<string, string>
 }
 
 /** Most conditions in one list, most pages in one answer, most entries of a property. */
@@ -452,7 +448,7 @@ function* readRecords(batch: AnyRow[], schema: Schema, match: readonly string[])
 
 /** The type of a property that can be written. */
 function typeOf(schema: Schema, name: string): string {
-  const type = Object.hasOwn(schema, name) ? schema[name]!.type : undefined
+  const type = schema[name]?.type
   if (type && type in writers) return type
   const what = type
     ? `is of type ${type}, which cannot be written`
