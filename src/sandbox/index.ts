@@ -12,6 +12,10 @@ export type {
   NotionType,
   NotionValue,
 } from './notion.js'
+
+import { type HubSpot, type HubSpotLimits, hubspot } from './hubspot.js'
+
+export type { HubSpot, HubSpotLimits, HubSpotLink, HubSpotObject, HubSpotProperty } from './hubspot.js'
 export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
 
 export interface SandboxOptions extends ServerOptions {
@@ -19,12 +23,15 @@ export interface SandboxOptions extends ServerOptions {
   readonly sheets?: GoogleSheetsQuota | undefined
   /** Notion's limits, and how long its queries lag behind. @default none */
   readonly notion?: NotionSandboxOptions | undefined
+  /** HubSpot's limits of requests, in any ten seconds and by the day (UTC). @default no limit */
+  readonly hubspot?: HubSpotLimits | undefined
 }
 
 /** A running sandbox: `url` is what the vendors' clients are pointed at, and a page to look at in a browser. */
 export interface Sandbox extends Server, AsyncDisposable {
   readonly sheets: GoogleSheets
   readonly notion: Notion
+  readonly hubspot: HubSpot
 }
 
 /**
@@ -45,8 +52,20 @@ export interface Sandbox extends Server, AsyncDisposable {
  * ```
  */
 export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
-  const sheets = googleSheets(options.sheets ?? {})
-  const pages = notion(options.notion ?? {})
-  const server = await serve([sheets.tenant, pages.tenant], options)
-  return { ...server, sheets: sheets.controls, notion: pages.controls, [Symbol.asyncDispose]: server.close }
+  const tenants = {
+    sheets: googleSheets(options.sheets ?? {}),
+    hubspot: hubspot(options.hubspot ?? {}),
+    notion: notion(options.notion ?? {}),
+  }
+  const server = await serve(
+    Object.values(tenants).map(({ tenant }) => tenant),
+    options,
+  )
+  return {
+    ...server,
+    sheets: tenants.sheets.controls,
+    hubspot: tenants.hubspot.controls,
+    notion: tenants.notion.controls,
+    [Symbol.asyncDispose]: server.close,
+  }
 }

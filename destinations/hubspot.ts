@@ -1,0 +1,603 @@
+import {
+  type AnyRow,
+  ConfigError,
+  type Context,
+  type Destination,
+  destination,
+  FatalError,
+  HttpError,
+  type Injected,
+  type ListContext,
+  type Outcome,
+  RejectedError,
+  RetryableError,
+  receipt,
+  reject,
+  retry,
+  unknown,
+} from 'spillway'
+import { z } from 'zod'
+
+/** How to sign in. */
+export interface HubSpotConfig {
+  /** The access token of a private app that may read and write the object (`crm.objects.contacts.read`, `….write`). */
+  readonly token: string
+  /** Where HubSpot's API is found, for the sandbox or a proxy. @default 'https://api.hubapi.com' */
+  readonly endpoint?: string | undefined
+}
+
+/** Another object that a field of the records names. */
+export interface HubSpotAssociation {
+  /** The type of the other object: `'companies'`, `'2-123456'`. */
+  readonly to: string
+  /** The number of the kind of association, such as 279 for the company of a contact: https://developers.hubspot.com/docs/api-reference/crm-associations-v4/guide#association-type-id-values */
+  readonly type: number
+  /** @default 'HUBSPOT_DEFINED' */
+  readonly category?: 'HUBSPOT_DEFINED' | 'USER_DEFINED' | 'INTEGRATOR_DEFINED' | undefined
+  /** The other object's property, with unique values, that holds what the field holds. @default its record id */
+  readonly match?: string | undefined
+}
+
+/** What {@link hubspot} is told. The config's fields may be left out; they are then injected. */
+export interface HubSpotOptions extends Injected<HubSpotConfig> {
+  /** `'contacts'`, `'companies'`, `'deals'`, …; a custom object by its id (`'2-123456'`) or name (`'p_boats'`). */
+  readonly object: string
+  /** The property by which HubSpot finds an object; its values must be unique there. `'hs_object_id'`: by record id. @default the sync's key */
+  readonly match?: string | undefined
+  /** The fields that are no properties but name another object. @default none */
+  readonly associations?: Readonly<Record<string, HubSpotAssociation>> | undefined
+}
+
+const me = 'hubspot'
+const recordId = 'hs_object_id'
+/** https://developers.hubspot.com/docs/api-reference/crm-contacts-v3/guide#limits */
+const maxInputs = 100
+
+const config = z.object({
+  token: z.string().min(1),
+  endpoint: z.url({ protocol: /^https?$/ }).default('https://api.hubapi.com'),
+})
+type Config = z.output<typeof config>
+
+/**
+ * Objects of HubSpot's CRM: contacts, companies, deals, tickets, custom objects. The fields of a record are properties, by their
+ * internal names; they must exist.
+ *
+ * Values travel as text, as HubSpot wants them: numbers and decimals with all their digits, `true` and `false`, dates as
+ * `YYYY-MM-DD`, instants in ISO 8601, lists joined by `;` for properties with several choices. `null` clears a property, and so does
+ * the empty text, which HubSpot does not tell from none; an absent field is left alone. A record with an object in it is rejected.
+ *
+ * **By what objects are found.** `match` names a property with unique values; make one of your own (`hasUniqueValue`) and put the
+ * row's key there. `email` of contacts works too, but HubSpot calls partial upserts by it unsupported. Values are compared as
+ * HubSpot does: trimmed, e-mail addresses in lower case. Of two records in one batch that mean one object, the second is rejected.
+ * Receipts hold record ids: `delete` archives by them, and looks for those that it lacks. What is gone counts as deleted; an object
+ * that `update` does not find is rejected.
+ *
+ * **What is guaranteed.** Every record is told apart in HubSpot's answer; one of which it says nothing is unknown. `update`, `upsert`
+ * and `delete` may be repeated. `insert` is not: after a lost answer its objects are looked for by `match`, and one that holds all
+ * that was sent is there. Without a `match` it stays unknown.
+ *
+ * **Associations** are added, never taken away. The other object is looked up first, and a record that names none is rejected, whole.
+ * `insert` writes object and association at once; elsewhere the association follows in a second request, and a record whose
+ * association is refused counts as rejected although its properties are written.
+ *
+ * The rate is what HubSpot grants every private app, in every plan: 100 requests in ten seconds. With Professional or Enterprise it is
+ * 190: `.with({ rate: '190/10s' })`. When the day's requests are used up, the run stops; the rest stays pending.
+ *
+ * @throws ConfigError when an option cannot work.
+ *
+ * @example
+ * ```ts
+ * await sync({
+ *   name: 'contacts',
+ *   from: users,
+ *   to: hubspot({ object: 'contacts', match: 'crm_key', token: secret('HUBSPOT_TOKEN') }),
+ *   map: (user) => ({ crm_key: user.id, email: user.email, lifetime_value: user.value }),
+ *   key: 'id',
+ *   mode: 'mirror',
+ * }).run()
+ * ```
+ */
+export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' | 'update' | 'upsert' | 'delete'> {
+  const { object, match, associations = {}, ...given } = options
+  for (const [what, type] of [
+    ['object', object],
+    ...Object.entries(associations).map(([field, { to }]) => [field, to]),
+  ]) {
+    if (!/^\w[\w-]*$/.test(type!)) {
+      throw new ConfigError(`${me}: ${what} is ${JSON.stringify(type)}; give a type such as 'contacts' or '2-123456'`)
+    }
+  }
+  for (const [field, { type }] of Object.entries(associations)) {
+    if (!Number.isInteger(type)) {
+      throw new ConfigError(
+        `${me}: the association ${field} needs the number of its type, such as 279 for a contact's company`,
+      )
+    }
+  }
+  if (match === '' || (match !== undefined && match in associations)) {
+    throw new ConfigError(`${me}: match is ${JSON.stringify(match)}; it must name a property with unique values`)
+  }
+
+  return destination({
+    name: me,
+    batchSize: maxInputs,
+    concurrency: 4,
+    rate: '100/10s', // https://developers.hubspot.com/docs/developer-tooling/platform/usage-guidelines
+    match,
+    config,
+    target: ({ endpoint }: Config) => ({ endpoint, object }),
+  })({
+    insert: (batch, context) => write('create', batch, context),
+    update: (batch, context) => write('update', batch, context),
+    upsert: (batch, context) => write('upsert', batch, context),
+    delete: archive,
+    verify,
+    list,
+    held: (record, { match }) => comparable(read([record], nameOf(match)).inputs[0]?.properties ?? {}, nameOf(match)),
+  })(given)
+
+  // ---- handlers ------------------------------------------------------------------------------------------------------
+
+  async function write(action: Action, batch: AnyRow[], context: Context<Config>): Promise<Outcome[]> {
+    const name = nameOf(context.match)
+    if (action === 'upsert' && (name === undefined || name === recordId)) throw unmatched('upsert')
+    const { inputs, outcomes } = read(batch, name, context)
+    const refuse = (input: Input, reason: string) => void outcomes.push(reject(input.record, reason))
+    const found = action === 'create' ? inputs : inputs.filter(({ id }) => id !== undefined)
+    for (const input of inputs) {
+      if (!found.includes(input)) refuse(input, `it has no ${name ?? 'match field'}, by which HubSpot would find it`)
+    }
+    const links = await linksOf(found, context, outcomes)
+    const sent = [...links.keys()]
+    if (sent.length === 0) return outcomes
+    const body = ({ id, byRecordId, properties, objectWriteTraceId }: Input, associations: readonly Link[]) =>
+      action === 'create'
+        ? { properties, objectWriteTraceId, associations: associations.map(({ to, types }) => ({ to, types })) }
+        : { id, idProperty: byRecordId ? undefined : name, properties, objectWriteTraceId }
+    const json = { inputs: Array.from(links, ([input, associations]) => body(input, associations)) }
+    const answers = await post(context, `v3/objects/${object}/batch/${action}`, json).then(
+      (reply) => answersOf(reply, sent, name),
+      (error) => refusalsOf(error, sent, name),
+    )
+    if (action !== 'create') await associate(context, links, answers)
+    return [...outcomes, ...answers.values()]
+  }
+
+  async function archive(batch: AnyRow[], context: Context<Config>): Promise<Outcome[]> {
+    const name = nameOf(context.match)
+    const ids = new Map<AnyRow, string>()
+    const outcomes: Outcome[] = []
+    const lost = new Map<AnyRow, string>()
+    for (const record of batch) {
+      const key = name === undefined ? undefined : keyOf(name, record[name])
+      const id = context.remoteId(record) ?? (name === recordId ? key : undefined)
+      if (id !== undefined) ids.set(record, id)
+      else if (key !== undefined) lost.set(record, key)
+      else outcomes.push(reject(record, `it has no ${name ?? 'match field'}, by which HubSpot would find it`))
+    }
+    const { objects, missing } = await lookUp(context, object, name, lost.values())
+    for (const [record, key] of lost) {
+      const id = objects.get(key)?.id
+      if (id !== undefined) ids.set(record, id)
+      else if (!missing.has(key)) outcomes.push(unknown(record))
+    }
+    const inputs = Array.from(new Set(ids.values()), (id) => ({ id }))
+    if (inputs.length === 0) return outcomes
+    const reply = await post(context, `v3/objects/${object}/batch/archive`, { inputs }).catch(explain)
+    // success is 204 without a body, also for what is gone already
+    return reply === undefined ? outcomes : [...outcomes, ...Array.from(ids.keys(), unknown)]
+  }
+
+  /** An object counts as there when it holds all that was sent: one that somebody else made need not. */
+  async function verify(batch: AnyRow[], context: Context<Config>): Promise<(AnyRow | Outcome)[]> {
+    const name = nameOf(context.match)
+    const { inputs } = read(batch, name) // what is rejected was never sent
+    const keys = inputs.flatMap(({ id }) => id ?? [])
+    const { objects, missing } = await lookUp(context, object, name, keys, inputs)
+    return inputs.flatMap(({ record, id = '', properties }) => {
+      const there = objects.get(id)
+      if (!there) return missing.has(id) ? [] : unknown(record)
+      const found = comparable(there.properties ?? {}, name)
+      const same = Object.entries(comparable(properties, name)).every(([field, value]) => found[field] === value)
+      return same ? receipt(record, there.id) : unknown(record)
+    })
+  }
+
+  /** The objects that have the match property, with all properties that can be written; 100 of them take two requests. */
+  async function* list(context: ListContext<Config>): AsyncGenerator<AnyRow[]> {
+    const name = nameOf(context.match)
+    if (name === undefined) throw unmatched('verify')
+    const { results: known = [] } = await get<{ results?: Property[] }>(context, `v3/properties/${object}`)
+    const writable = known.filter(({ modificationMetadata }) => !modificationMetadata?.readOnlyValue)
+    const properties = [...new Set([name, ...writable.map((property) => property.name)])]
+    for (let after: string | undefined = '0'; after !== undefined; ) {
+      const page: Page = await get<Page>(context, `v3/objects/${object}`, { limit: maxInputs, after, properties: name })
+      const inputs = page.results.filter((one) => one.properties?.[name]).map(({ id }) => ({ id }))
+      if (inputs.length > 0) {
+        const json = { inputs, properties, propertiesWithHistory: [] }
+        const { results = [] } = (await post(context, `v3/objects/${object}/batch/read`, json, true)) ?? {}
+        yield results.map((found) => comparable(found.properties ?? {}, name))
+      }
+      after = page.paging?.next?.after
+    }
+  }
+
+  // ---- records → inputs ----------------------------------------------------------------------------------------------
+
+  function read(
+    batch: readonly AnyRow[],
+    name: string | undefined,
+    context?: Context<Config>,
+  ): { inputs: Input[]; outcomes: Outcome[] } {
+    if (batch.length > maxInputs) {
+      throw new ConfigError(`${me}: a batch of ${batch.length}: HubSpot takes ${maxInputs} at once; lower batchSize`)
+    }
+    const inputs: Input[] = []
+    const outcomes: Outcome[] = []
+    const seen = new Set<string>()
+    for (const [index, record] of batch.entries()) {
+      const properties: Record<string, string> = {}
+      const problems: string[] = []
+      for (const [field, value] of Object.entries(record)) {
+        const text = textOf(value)
+        if (typeof text === 'object') problems.push(`${field} ${text.problem}`)
+        else if (text !== undefined && field !== recordId && !(field in associations)) properties[field] = text
+      }
+      const key = name === undefined ? undefined : keyOf(name, record[name])
+      const id = key ?? context?.remoteId(record)
+      if (id !== undefined && seen.has(id))
+        problems.push(`another record of the batch means the same object: ${name} is that of both`)
+      if (problems.length > 0) outcomes.push(reject(record, problems.join('; ')))
+      else {
+        const byRecordId = key === undefined || name === recordId
+        inputs.push({ record, id, byRecordId, properties, objectWriteTraceId: String(index) })
+        if (id !== undefined) seen.add(id)
+      }
+    }
+    return { inputs, outcomes }
+  }
+
+  // ---- associations --------------------------------------------------------------------------------------------------
+
+  /** The inputs, each with the objects that its fields name; what names none is refused before anything is written. */
+  async function linksOf(
+    inputs: readonly Input[],
+    context: Context<Config>,
+    outcomes: Outcome[],
+  ): Promise<Map<Input, Link[]>> {
+    const links = new Map(inputs.map((input) => [input, [] as Link[]]))
+    for (const [field, { to, type, category = 'HUBSPOT_DEFINED', match = recordId }] of Object.entries(associations)) {
+      const named = [...links.keys()].flatMap((input) => {
+        const key = keyOf(match, input.record[field])
+        return key === undefined ? [] : [[input, key] as const]
+      })
+      const keys = named.map(([, key]) => key)
+      const { objects, missing } = await lookUp(context, to, match, keys)
+      for (const [input, key] of named) {
+        const id = objects.get(key)?.id
+        const types = [{ associationCategory: category, associationTypeId: type }]
+        if (id !== undefined) links.get(input)!.push({ type: to, to: { id }, types })
+        else {
+          links.delete(input)
+          const { record } = input
+          outcomes.push(missing.has(key) ? reject(record, `${field}: none of ${to} has this ${match}`) : retry(record))
+        }
+      }
+    }
+    return links
+  }
+
+  /** Associates what was written; an answer that this went wrong replaces that of the record. */
+  async function associate(
+    context: Context<Config>,
+    links: ReadonlyMap<Input, readonly Link[]>,
+    answers: Map<Input, Outcome>,
+  ): Promise<void> {
+    for (const type of new Set(Object.values(associations).map(({ to }) => to))) {
+      const wanted = [...links].flatMap(([input, links]) => {
+        const answer = answers.get(input)
+        const from = answer && 'remoteId' in answer ? { id: answer.remoteId } : undefined
+        const mine = links.filter((link) => link.type === type)
+        return from ? mine.map(({ to, types }) => ({ input, pair: { from, to, types } })) : []
+      })
+      if (wanted.length === 0) continue
+      const json = { inputs: wanted.map(({ pair }) => pair) }
+      const path = `v4/associations/${object}/${type}/batch/create`
+      const { results = [], errors = [] } = (await post<Reply<Pair>>(context, path, json).catch(afterWriting)) ?? {}
+      const done = new Set(results.map(({ fromObjectId, toObjectId }) => `${fromObjectId} ${toObjectId}`))
+      for (const { input, pair } of wanted) {
+        if (done.has(`${pair.from.id} ${pair.to.id}`)) continue
+        const problem = errors.find(({ context = {} }) => Object.values(context).flat().includes(pair.from.id))
+        const { record } = input
+        answers.set(
+          input,
+          problem ? reject(record, `written, but not associated: ${reasonOf(problem)}`) : unknown(record),
+        )
+      }
+    }
+  }
+}
+
+type Action = 'create' | 'update' | 'upsert'
+
+// ---- records → inputs ---------------------------------------------------------------------------------------------------
+
+interface Input {
+  readonly record: AnyRow
+  /** What its object is found by: the value of the match property as HubSpot compares it, or a record id. */
+  readonly id: string | undefined
+  readonly byRecordId: boolean
+  readonly properties: Readonly<Record<string, string>>
+  readonly objectWriteTraceId: string
+}
+
+/** The property by which objects are found. */
+function nameOf(match: readonly string[]): string | undefined {
+  return match.length === 1 ? match[0] : undefined
+}
+
+function unmatched(what: string): ConfigError {
+  return new ConfigError(
+    `${me}: ${what} needs one property with unique values, other than ${recordId}: name it with match`,
+  )
+}
+
+/** A value as HubSpot compares it: https://developers.hubspot.com/docs/api-reference/crm-contacts-v3/guide. `undefined`: none. */
+function keyOf(name: string, value: unknown): string | undefined {
+  const text = textOf(value)
+  const key = typeof text === 'string' ? text.trim() : ''
+  if (key === '') return undefined
+  return name === 'email' ? key.toLowerCase() : key
+}
+
+/** A value as the text that HubSpot takes: https://developers.hubspot.com/docs/api-reference/crm-properties-v3/guide. `undefined`: absent. */
+function textOf(value: unknown): string | { readonly problem: string } | undefined {
+  if (value === undefined) return undefined
+  if (value === null) return ''
+  if (typeof value === 'number' && !Number.isFinite(value))
+    return { problem: `is ${value}, which is no number to HubSpot` }
+  if (
+    typeof value === 'string' ||
+    typeof value === 'number' ||
+    typeof value === 'bigint' ||
+    typeof value === 'boolean'
+  ) {
+    return String(value)
+  }
+  if (value instanceof Date)
+    return Number.isNaN(value.getTime()) ? { problem: 'is an invalid date' } : value.toISOString()
+  if (!Array.isArray(value))
+    return { problem: 'is neither text, number, boolean, date nor a list of them: map it to one' }
+  const parts = value.map((part) => (part === null || Array.isArray(part) ? undefined : textOf(part)))
+  if (parts.every((part) => typeof part === 'string' && !part.includes(';'))) return parts.join(';')
+  return { problem: 'is a list with an entry that HubSpot, which parts them by semicolons, would not read as one' }
+}
+
+/** Properties in a form in which equal values are equal texts; `null` where there is none. */
+function comparable(properties: Readonly<Record<string, string | null>>, name?: string): Record<string, string | null> {
+  return Object.fromEntries(
+    Object.entries(properties).map(([field, text]) => {
+      const value = keyOf(field, text)
+      return [field, value === undefined ? null : field === name ? value : plain(value)]
+    }),
+  )
+}
+
+function plain(text: string): string {
+  if (/^-?\d+\.\d+$/.test(text)) return text.replace(/\.?0+$/, '')
+  if (/^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?$/.test(text)) {
+    const time = new Date(/T[\d:.]+$/.test(text) ? `${text}Z` : text) // HubSpot reads a time without a zone as UTC
+    // of an instant HubSpot keeps milliseconds, and of midnight in a property for dates the date
+    if (!Number.isNaN(time.getTime())) return time.toISOString().replace('T00:00:00.000Z', '')
+  }
+  return text.split(';').sort().join(';') // choices have no order
+}
+
+// ---- requests -----------------------------------------------------------------------------------------------------------
+
+interface Found {
+  readonly id: string
+  readonly properties?: Readonly<Record<string, string | null>>
+  readonly objectWriteTraceId?: string
+}
+
+interface Page {
+  readonly results: readonly Found[]
+  readonly paging?: { readonly next?: { readonly after: string } }
+}
+
+interface Property {
+  readonly name: string
+  readonly modificationMetadata?: { readonly readOnlyValue?: boolean }
+}
+
+interface Link {
+  readonly type: string
+  readonly to: { readonly id: string }
+  readonly types: readonly object[]
+}
+
+interface Pair {
+  readonly fromObjectId: string
+  readonly toObjectId: string
+}
+
+/** HubSpot says of its errors that no field can be relied on: https://developers.hubspot.com/docs/api-reference/error-handling */
+interface Problem {
+  readonly message?: string
+  readonly category?: string
+  readonly policyName?: string
+  readonly context?: Readonly<Record<string, readonly string[] | string>>
+  readonly errors?: readonly Problem[]
+}
+
+/** What the batch endpoints answer, with 200, 201 or 207. */
+interface Reply<T = Found> {
+  readonly results?: readonly T[]
+  readonly errors?: readonly Problem[]
+}
+
+type Asking = Pick<ListContext<Config>, 'config' | 'http'>
+
+function signedIn({ token }: Config): { headers: Record<string, string> } {
+  return { headers: { authorization: `Bearer ${token}` } }
+}
+
+function post<R = Reply>({ config, http }: Asking, path: string, json: object, read = false): Promise<R | undefined> {
+  return http.post(`${config.endpoint.replace(/\/$/, '')}/crm/${path}`, { ...signedIn(config), json, read })
+}
+
+function get<R>({ config, http }: Asking, path: string, query: object = {}): Promise<R> {
+  return http
+    .get<R>(`${config.endpoint.replace(/\/$/, '')}/crm/${path}`, { ...signedIn(config), query: { ...query } })
+    .catch(explain)
+}
+
+/** The objects that have these values of a property, by value, and the values that HubSpot says nothing has. */
+async function lookUp(
+  context: Asking,
+  type: string,
+  name: string | undefined,
+  keys: Iterable<string>,
+  inputs: readonly Input[] = [],
+): Promise<{ objects: ReadonlyMap<string, Found>; missing: ReadonlySet<string> }> {
+  const ids = [...new Set(keys)]
+  if (name === undefined || ids.length === 0) return { objects: new Map(), missing: new Set() }
+  const properties = [...new Set([name, ...inputs.flatMap((input) => Object.keys(input.properties))])]
+  const { results = [], errors = [] } =
+    (await post(
+      context,
+      `v3/objects/${type}/batch/read`,
+      {
+        idProperty: name === recordId ? undefined : name,
+        properties,
+        propertiesWithHistory: [],
+        inputs: ids.map((id) => ({ id })),
+      },
+      true,
+    ).catch(explain)) ?? {}
+  const gone = errors.filter(({ category }) => category === 'OBJECT_NOT_FOUND')
+  return {
+    objects: new Map(results.map((found) => [keyIn(found, name) ?? '', found])),
+    missing: new Set(
+      gone.flatMap(({ context }) => [context?.['ids'] ?? []].flat()).flatMap((id) => keyOf(name, id) ?? []),
+    ),
+  }
+}
+
+/** What became of each input. One that is in neither list is unknown. */
+function answersOf(
+  { results = [], errors = [] }: Reply = {},
+  inputs: readonly Input[],
+  name: string | undefined,
+): Map<Input, Outcome> {
+  const answers = refused(errors, inputs, name)
+  let nameless = 0
+  for (const result of results) {
+    const input = inputs.find(({ id, byRecordId, objectWriteTraceId }) =>
+      result.objectWriteTraceId === undefined
+        ? id !== undefined && id === (byRecordId ? result.id : keyIn(result, name))
+        : objectWriteTraceId === result.objectWriteTraceId,
+    )
+    if (input) answers.set(input, answers.has(input) ? unknown(input.record) : receipt(input.record, result.id))
+    else if (result.objectWriteTraceId === undefined) nameless++
+  }
+  const silent = inputs.filter((input) => !answers.has(input))
+  // what was created without a match can be told by nothing when HubSpot leaves out the trace ids: only counted
+  const counted = nameless === silent.length && silent.every(({ id }) => id === undefined)
+  return counted ? answers : new Map([...answers, ...silent.map((input) => [input, unknown(input.record)] as const)])
+}
+
+function keyIn({ id, properties }: Found, name: string | undefined): string | undefined {
+  return name === undefined || name === recordId ? id : keyOf(name, properties?.[name])
+}
+
+/** The inputs that errors name. */
+function refused(errors: readonly Problem[], inputs: readonly Input[], name: string | undefined): Map<Input, Outcome> {
+  const answers = new Map<Input, Outcome>()
+  for (const error of errors) {
+    const traces = [error.context?.['objectWriteTraceId'] ?? []].flat()
+    const ids = [error.context?.['ids'] ?? []].flat().map((id) => keyOf(name ?? recordId, id))
+    for (const input of inputs) {
+      const named = traces.includes(input.objectWriteTraceId) || (input.id !== undefined && ids.includes(input.id))
+      if (named && !answers.has(input)) answers.set(input, refusal(error, input.record))
+    }
+  }
+  return answers
+}
+
+function refusal(error: Problem, record: AnyRow): Outcome {
+  if (/RATE_LIMIT|LOCKED/.test(error.category ?? '')) return retry(record)
+  return /INTERNAL/.test(error.category ?? '') ? unknown(record) : reject(record, reasonOf(error))
+}
+
+/** HubSpot refused the whole batch. Where it names the rows to blame by their trace ids, the others are sent again. */
+function refusalsOf(error: unknown, inputs: readonly Input[], name: string | undefined): Map<Input, Outcome> {
+  const said = error instanceof HttpError && error.status === 400 ? saidBy(error) : {}
+  const traced = [said, ...(said.errors ?? [])]
+    .filter(({ context }) => context?.['objectWriteTraceId'])
+    .map(({ category = said.category ?? '', ...problem }) => ({ ...problem, category }))
+  const answers = refused(traced, inputs, name)
+  if (answers.size === 0) return explain(error)
+  return new Map(inputs.map((input) => [input, answers.get(input) ?? retry(input.record)]))
+}
+
+// ---- errors ---------------------------------------------------------------------------------------------------------------
+
+/** In HubSpot's words, without the JSON in which it wraps what is wrong with each property. */
+function reasonOf({ message = 'refused without a reason', errors = [] }: Problem): string {
+  const wrapped = message.matchAll(/"message":"((?:\\.|[^"\\])*)","error":"\w+","name":"(\w+)"/g)
+  const parts = Array.from(wrapped, ([, text = '', name]) => `${name}: ${text.replace(/\\(.)/g, '$1')}`)
+  if (parts.length > 0) return parts.join('; ').slice(0, 500)
+  return [message, ...errors.map((error) => error.message ?? '')].filter(Boolean).join('; ').slice(0, 500)
+}
+
+function saidBy({ body = '' }: HttpError): Problem {
+  try {
+    return Object(JSON.parse(body))
+  } catch {
+    return {} // a proxy's web page: the status has to do
+  }
+}
+
+/** The error of a request before which nothing was written. What HubSpot's status means where it is not what others mean by it. */
+function explain(error: unknown): never {
+  if (!(error instanceof HttpError)) throw error
+  const { status, retryAfter } = error
+  const said = saidBy(error)
+  const wait = (otherwise: '1s' | '2s' | '10s') =>
+    new RetryableError(error.message, { after: retryAfter === undefined ? otherwise : `${retryAfter}ms` })
+  if (status === 429 && said.policyName === 'DAILY') {
+    throw new FatalError(
+      `${me}: 429: the account's daily limit of requests (DAILY) is used up: run again after midnight in the account's time zone, or raise the limit in HubSpot`,
+    )
+  }
+  if (status === 429) throw wait(said.policyName === 'TEN_SECONDLY_ROLLING' ? '10s' : '1s')
+  if (status === 423) throw wait('2s') // locks last that long
+  if (status === 477) throw wait('10s') // the account is being moved to another data centre
+  if (status === 401) throw new FatalError(`${me}: 401: ${reasonOf(said)}: check token, the private app's access token`)
+  if (status === 403) {
+    const scopes = [said, ...(said.errors ?? [])].flatMap(({ context = {} }) =>
+      Object.entries(context).flatMap(([name, scopes]) => (/scopes$/i.test(name) ? scopes : [])),
+    )
+    const next = scopes.length > 0 ? `grant it ${scopes.join(' or ')}` : 'check its scopes'
+    throw new FatalError(
+      `${me}: 403: the private app may not do this: ${next} in HubSpot's settings (${reasonOf(said)})`,
+    )
+  }
+  if (status === 400 && /non-unique/.test(said.message ?? '')) {
+    throw new FatalError(`${me}: 400: ${reasonOf(said)}: let match name a property whose values are unique in HubSpot`)
+  }
+  // a batch is refused as a whole
+  if (status === 400 || (status === 409 && said.category === 'CONFLICT'))
+    throw new RejectedError(`${me}: ${status}: ${reasonOf(said)}`)
+  throw error
+}
+
+/** The error of a request after another has written: sent again where that may help, else the run stops, and neither says that nothing was applied. */
+function afterWriting(error: unknown): never {
+  if (!(error instanceof HttpError) || error.status >= 500 || [408, 409, 423, 425, 429, 477].includes(error.status))
+    throw error
+  throw new ConfigError(`${me}: the objects are written, but their associations were refused: ${error.message}`)
+}
