@@ -100,19 +100,13 @@ type Config = z.output<typeof config>
  */
 export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' | 'update' | 'upsert' | 'delete'> {
   const { object, match, associations = {}, ...given } = options
-  for (const [what, type] of [
-    ['object', object],
-    ...Object.entries(associations).map(([field, { to }]) => [field, to]),
-  ]) {
-    if (!/^\w[\w-]*$/.test(type!)) {
-      throw new ConfigError(`${me}: ${what} is ${JSON.stringify(type)}; give a type such as 'contacts' or '2-123456'`)
+  const checked = { object: { to: object, type: 0 }, ...associations }
+  for (const [what, { to, type }] of Object.entries(checked)) {
+    if (!/^\w[\w-]*$/.test(to)) {
+      throw new ConfigError(`${me}: ${what} is ${JSON.stringify(to)}; give a type such as 'contacts' or '2-123456'`)
     }
-  }
-  for (const [field, { type }] of Object.entries(associations)) {
     if (!Number.isInteger(type)) {
-      throw new ConfigError(
-        `${me}: the association ${field} needs the number of its type, such as 279 for a contact's company`,
-      )
+      throw new ConfigError(`${me}: ${what} needs the number of its type, such as 279 for a contact's company`)
     }
   }
   if (match === '' || (match !== undefined && match in associations)) {
@@ -143,11 +137,9 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
     const name = nameOf(context.match)
     if (action === 'upsert' && (name === undefined || name === recordId)) throw unmatched('upsert')
     const { inputs, outcomes } = read(batch, name, context)
-    const refuse = (input: Input, reason: string) => void outcomes.push(reject(input.record, reason))
-    const found = action === 'create' ? inputs : inputs.filter(({ id }) => id !== undefined)
-    for (const input of inputs) {
-      if (!found.includes(input)) refuse(input, `it has no ${name ?? 'match field'}, by which HubSpot would find it`)
-    }
+    const found = inputs.filter(({ id }) => action === 'create' || id !== undefined)
+    const lost = inputs.filter((input) => !found.includes(input))
+    outcomes.push(...lost.map(({ record }) => unfindable(record, name)))
     const links = await linksOf(found, context, outcomes)
     const sent = [...links.keys()]
     if (sent.length === 0) return outcomes
@@ -174,7 +166,7 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
       const id = context.remoteId(record) ?? (name === recordId ? key : undefined)
       if (id !== undefined) ids.set(record, id)
       else if (key !== undefined) lost.set(record, key)
-      else outcomes.push(reject(record, `it has no ${name ?? 'match field'}, by which HubSpot would find it`))
+      else outcomes.push(unfindable(record, name))
     }
     const { objects, missing } = await lookUp(context, object, name, lost.values())
     for (const [record, key] of lost) {
@@ -211,16 +203,14 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
     const { results: known = [] } = await get<{ results?: Property[] }>(context, `v3/properties/${object}`)
     const writable = known.filter(({ modificationMetadata }) => !modificationMetadata?.readOnlyValue)
     const properties = [...new Set([name, ...writable.map((property) => property.name)])]
-    for (let after: string | undefined = '0'; after !== undefined; ) {
+    let after: string | undefined
+    do {
       const page: Page = await get<Page>(context, `v3/objects/${object}`, { limit: maxInputs, after, properties: name })
       const inputs = page.results.filter((one) => one.properties?.[name]).map(({ id }) => ({ id }))
-      if (inputs.length > 0) {
-        const json = { inputs, properties, propertiesWithHistory: [] }
-        const { results = [] } = (await post(context, `v3/objects/${object}/batch/read`, json, true)) ?? {}
-        yield results.map((found) => comparable(found.properties ?? {}, name))
-      }
+      const { results } = await readBatch(context, object, { inputs, properties })
+      yield results.map((found) => comparable(found.properties ?? {}, name))
       after = page.paging?.next?.after
-    }
+    } while (after !== undefined)
   }
 
   // ---- records → inputs ----------------------------------------------------------------------------------------------
@@ -337,6 +327,10 @@ function nameOf(match: readonly string[]): string | undefined {
   return match.length === 1 ? match[0] : undefined
 }
 
+function unfindable(record: AnyRow, name = 'match field'): Outcome {
+  return reject(record, `it has no ${name}, by which HubSpot would find it`)
+}
+
 function unmatched(what: string): ConfigError {
   return new ConfigError(
     `${me}: ${what} needs one property with unique values, other than ${recordId}: name it with match`,
@@ -407,6 +401,12 @@ interface Page {
   readonly paging?: { readonly next?: { readonly after: string } }
 }
 
+interface Reading {
+  readonly inputs: readonly { readonly id: string }[]
+  readonly properties: readonly string[]
+  readonly idProperty?: string | undefined
+}
+
 interface Property {
   readonly name: string
   readonly modificationMetadata?: { readonly readOnlyValue?: boolean }
@@ -454,6 +454,13 @@ function get<R>({ config, http }: Asking, path: string, query: object = {}): Pro
     .catch(explain)
 }
 
+async function readBatch(context: Asking, type: string, json: Reading): Promise<Required<Reply>> {
+  const body = { ...json, propertiesWithHistory: [] }
+  const path = `v3/objects/${type}/batch/read`
+  const reply = json.inputs.length > 0 ? await post(context, path, body, true).catch(explain) : {}
+  return { results: [], errors: [], ...reply }
+}
+
 /** The objects that have these values of a property, by value, and the values that HubSpot says nothing has. */
 async function lookUp(
   context: Asking,
@@ -462,21 +469,12 @@ async function lookUp(
   keys: Iterable<string>,
   inputs: readonly Input[] = [],
 ): Promise<{ objects: ReadonlyMap<string, Found>; missing: ReadonlySet<string> }> {
-  const ids = [...new Set(keys)]
-  if (name === undefined || ids.length === 0) return { objects: new Map(), missing: new Set() }
-  const properties = [...new Set([name, ...inputs.flatMap((input) => Object.keys(input.properties))])]
-  const { results = [], errors = [] } =
-    (await post(
-      context,
-      `v3/objects/${type}/batch/read`,
-      {
-        idProperty: name === recordId ? undefined : name,
-        properties,
-        propertiesWithHistory: [],
-        inputs: ids.map((id) => ({ id })),
-      },
-      true,
-    ).catch(explain)) ?? {}
+  if (name === undefined) return { objects: new Map(), missing: new Set() }
+  const { results, errors } = await readBatch(context, type, {
+    idProperty: name === recordId ? undefined : name,
+    properties: [...new Set([name, ...inputs.flatMap((input) => Object.keys(input.properties))])],
+    inputs: Array.from(new Set(keys), (id) => ({ id })),
+  })
   const gone = errors.filter(({ category }) => category === 'OBJECT_NOT_FOUND')
   return {
     objects: new Map(results.map((found) => [keyIn(found, name) ?? '', found])),
