@@ -163,9 +163,9 @@ test('the page shows the first thousand rows of a long tab', async () => {
 })
 
 test('a path that no vendor has is a 404', async () => {
-  const response = await fetch(`${box.url}/crm/v3/objects`)
+  const response = await fetch(`${box.url}/nobody/v1/things`)
   expect(response.status).toBe(404)
-  expect(await response.json()).toEqual({ error: 'sandbox: no vendor here has a path /crm/v3/objects' })
+  expect(await response.json()).toEqual({ error: 'sandbox: no vendor here has a path /nobody/v1/things' })
 })
 
 test('a port that is taken is a clear error', async () => {
