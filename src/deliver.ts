@@ -834,6 +834,7 @@ export class Delivery {
       run,
       table: new LazyTable(sync, () => this.#columnsWith(records)),
       remoteId: (record) => items[records.indexOf(record)]?.remoteId,
+      key: (record) => items[records.indexOf(record)]?.key,
       http: createHttp({
         actor: destination.name,
         signal,

@@ -107,6 +107,11 @@ export interface Context<C = object, Op extends Operation = Operation> {
   readonly match: readonly string[]
   /** The destination's own id of a record delivered before, from its receipt. */
   remoteId(record: object): string | undefined
+  /**
+   * The key of the row behind `record`, as text: the same in every run. It marks an object where the API has no field for it, so
+   * that `verify` finds it again. `undefined` in a sync without a key.
+   */
+  key(record: object): string | undefined
   /** Aborts when the call takes longer than `timeout`. Pass it to whatever waits. */
   readonly signal: AbortSignal
   /** `fetch` with timeout, status and Retry-After handling; never follows a redirect. */

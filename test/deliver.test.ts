@@ -279,6 +279,22 @@ describe('a handler', () => {
     expect(remote.get(3)).toBeUndefined()
   })
 
+  it('tells the key of the row behind a record, which is the same in every run, and for what is gone too', async () => {
+    const keys: (string | undefined)[] = []
+    const record = z.object({ name: z.string() })
+    const to = destination({ ...fast, name: 'crm', batchSize: 2, record, match: [] })({
+      upsert: (batch, { key }) => void keys.push(...batch.map(key)),
+      delete: (batch, { key }) => void keys.push(...batch.map(key)),
+    })
+    const from = rows(3).map(({ id }) => ({ id, name: `n${id}` }))
+    const options = { name: 'a', to, key: 'id', mode: 'mirror', state: await stateFolder(), log: quiet } as const
+    await sync({ ...options, from }).run()
+    const before = keys.splice(0)
+    expect(new Set(before).size).toBe(3)
+    await sync({ ...options, from: [{ id: 0, name: 'other' }, from[2]!] }).run({ allowDeletes: true })
+    expect(keys).toEqual([before[0], before[1]])
+  })
+
   it('is told what it needs to know', async () => {
     let context: Context<object> | undefined
     const to = destination({ name: 'crm', match: 'id', batchSize: 2 })((_: Row[], given) => {
