@@ -1,8 +1,11 @@
 import { type GoogleSheets, type GoogleSheetsQuota, googleSheets } from './google-sheets.js'
+import { type HubSpot, type HubSpotLimits, hubspot } from './hubspot.js'
 import { type Notion, type NotionSandboxOptions, notion } from './notion.js'
 import { type Server, type ServerOptions, serve } from './server.js'
+import { type Slack, type SlackLimits, slack } from './slack.js'
 
 export type { Cell, GoogleSheets, GoogleSheetsQuota, ServiceAccount, SpreadsheetOptions } from './google-sheets.js'
+export type { HubSpot, HubSpotLimits, HubSpotLink, HubSpotObject, HubSpotProperty } from './hubspot.js'
 export type {
   Notion,
   NotionDatabaseOptions,
@@ -12,26 +15,26 @@ export type {
   NotionType,
   NotionValue,
 } from './notion.js'
-
-import { type HubSpot, type HubSpotLimits, hubspot } from './hubspot.js'
-
-export type { HubSpot, HubSpotLimits, HubSpotLink, HubSpotObject, HubSpotProperty } from './hubspot.js'
 export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
+export type { ChannelOptions, Slack, SlackLimits, SlackPost } from './slack.js'
 
 export interface SandboxOptions extends ServerOptions {
   /** Google's quota of requests per minute and user, kept in a sliding window. @default no limit */
   readonly sheets?: GoogleSheetsQuota | undefined
-  /** Notion's limits, and how long its queries lag behind. @default none */
-  readonly notion?: NotionSandboxOptions | undefined
   /** HubSpot's limits of requests, in any ten seconds and by the day (UTC). @default no limit */
   readonly hubspot?: HubSpotLimits | undefined
+  /** Notion's limits, and how long its queries lag behind. @default none */
+  readonly notion?: NotionSandboxOptions | undefined
+  /** What Slack allows. @default no limit of messages a second */
+  readonly slack?: SlackLimits | undefined
 }
 
 /** A running sandbox: `url` is what the vendors' clients are pointed at, and a page to look at in a browser. */
 export interface Sandbox extends Server, AsyncDisposable {
   readonly sheets: GoogleSheets
-  readonly notion: Notion
   readonly hubspot: HubSpot
+  readonly notion: Notion
+  readonly slack: Slack
 }
 
 /**
@@ -56,6 +59,7 @@ export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
     sheets: googleSheets(options.sheets ?? {}),
     hubspot: hubspot(options.hubspot ?? {}),
     notion: notion(options.notion ?? {}),
+    slack: slack(options.slack ?? {}),
   }
   const server = await serve(
     Object.values(tenants).map(({ tenant }) => tenant),
@@ -66,6 +70,7 @@ export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
     sheets: tenants.sheets.controls,
     hubspot: tenants.hubspot.controls,
     notion: tenants.notion.controls,
+    slack: tenants.slack.controls,
     [Symbol.asyncDispose]: server.close,
   }
 }
