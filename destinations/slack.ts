@@ -1,0 +1,377 @@
+import { createHash } from 'node:crypto'
+import type { WebAPICallResult, WebClient } from '@slack/web-api'
+import {
+  ConfigError,
+  type Context,
+  type Destination,
+  destination,
+  FatalError,
+  type Injected,
+  type Outcome,
+  type Receipt,
+  receipt,
+  reject,
+} from 'spillway'
+import { z } from 'zod'
+import { type Asking, ask, type Config, config, pagesOf, read, type SlackConfig, webPage } from './slack/client.js'
+import {
+  type Content,
+  escaped,
+  layout,
+  type Message,
+  maxInBlocks,
+  message,
+  type SlackMessage,
+} from './slack/message.js'
+
+export type { SlackConfig } from './slack/client.js'
+export { type Interpolated, type Mrkdwn, mrkdwn, type SlackMessage } from './slack/message.js'
+
+/** What {@link slack} is told. The config's fields may be left out; they are then injected. */
+export interface SlackOptions extends Injected<SlackConfig> {
+  /** Where messages go unless they say otherwise: an id (`C0123456789`), which outlives a renaming, or a name (`#alerts`). */
+  readonly channel: string
+}
+
+/** What a digest looks like. */
+export interface SlackDigest {
+  /** Stands in bold above the lines. Plain text. @default none */
+  readonly title?: string | undefined
+}
+
+/** What {@link slackWebhook} is told. */
+export interface SlackWebhookOptions extends Injected<{ readonly webhook: string }> {
+  /**
+   * What to do with a message whose answer was lost, which a webhook cannot look up: `'resend'` it, so that it may arrive twice,
+   * or `'hold'` it, so that it may not have arrived at all.
+   */
+  readonly onUnknown: 'resend' | 'hold'
+}
+
+const me = 'slack'
+
+/** A message as it is found again. `id`: channel and ts. */
+type Listed = { readonly ts?: string; readonly metadata?: object }
+type Found = { readonly id: string; readonly value: unknown }
+
+/**
+ * A channel of Slack: a message for each row, kept up to date and deleted with it; or, with `digest`, one message for many rows.
+ *
+ * Rows become messages by `map`. Plain text never notifies or links: see {@link SlackMessage} and {@link mrkdwn}. Names are not
+ * turned into mentions, and links are not unfolded. A text of more than 4,000 characters is laid out in sections of at most 3,000;
+ * one of more than 12,000 is cut, ends in `…`, and the log says so. A message stays in the channel and thread it was posted to.
+ *
+ * A `digest` joins the texts of a batch, a line for each row, into one message: as many as fit, at most 100. It has `insert` only,
+ * and its rows go to the one channel: one that has `blocks`, `channel` or `thread` is rejected.
+ *
+ * **What is guaranteed.** A message carries metadata: a hash of its row's key or place in the run, and one of what it says. When an
+ * answer is lost, before or after a crash, the channel's history is searched for it, so that no message is posted twice and
+ * none is lost. That needs the scopes `channels:history` (`groups:history` for private channels) and `metadata.message:read`, and
+ * `channels:read` when the channel is given by its name. Apps that are distributed outside of Slack's Marketplace may read one
+ * page a minute only.
+ *
+ * **What is not.** The history is searched for 30 days: a run that crashed longer ago may post its last message again. In `append`, so
+ * may one whose `map` was changed in between. What a message became by hand is not looked at.
+ *
+ * Slack takes about one message a second and channel; the rate keeps to that for all channels together. Where records go to many
+ * channels, `.with({ rate: '5/s' })` is faster, and when Slack says that it is too fast, everything waits as long as it asks.
+ *
+ * It needs `npm install @slack/web-api@8`.
+ *
+ * @throws ConfigError when an option cannot work.
+ *
+ * @example
+ * ```ts
+ * await sync({
+ *   name: 'anomalies',
+ *   from: anomalies,
+ *   map: (a) => ({ text: mrkdwn`*${a.metric}* is ${a.value}, <${a.url}|see the chart>` }),
+ *   to: slack({ channel: '#alerts', token: secret('SLACK_TOKEN') }),
+ *   key: 'id',
+ *   mode: 'mirror',
+ * }).run()
+ * ```
+ */
+export function slack(
+  options: SlackOptions & { readonly digest?: false | undefined },
+): Destination<SlackMessage, 'insert' | 'upsert' | 'delete'>
+export function slack(
+  options: SlackOptions & { readonly digest: true | SlackDigest },
+): Destination<SlackMessage, 'insert'>
+export function slack(
+  options: SlackOptions & { readonly digest?: boolean | SlackDigest | undefined },
+): Destination<SlackMessage, 'insert' | 'upsert' | 'delete'> | Destination<SlackMessage, 'insert'> {
+  const { channel, digest, ...given } = options
+  if (!channel) throw new ConfigError(`${me}: channel is empty: give an id, such as C0123456789, or a name: #alerts`)
+  const title = typeof digest === 'object' && digest.title ? `*${escaped(digest.title)}*\n` : ''
+
+  /** What this process knows of messages whose fate is not known: since when, and where one was found that is out of date. */
+  const doubts = new Map<string, { readonly since: number; readonly at?: string }>()
+  /** Ids of channels that were given by name. */
+  const ids = new Map<string, string>()
+
+  const shared = {
+    name: me,
+    record: message,
+    match: [], // a message is found by its receipt
+    config,
+    rate: '1/s',
+    concurrency: 1,
+    replaySafe: false, // an upsert posts what it has no receipt of
+    target: ({ endpoint }: Config) => ({ endpoint, channel }),
+  } as const
+
+  if (digest) {
+    const fit = { batchSize: 100, batchBytes: maxInBlocks - Math.max(500, title.length) }
+    return destination({ ...shared, ...fit })({
+      async insert(batch, context) {
+        const [own, lines] = [batch.filter(isSpecial), batch.filter((one) => !isSpecial(one))]
+        const text = title + lines.map((line) => line.text).join('\n')
+        if (lines.length > 0) await post({ text }, context, context.idempotencyKey)
+        return own.map((one) => reject(one, 'a digest is made of texts: leave blocks, channel and thread out'))
+      },
+      async verify(batch, context) {
+        return (await search({}, context, context.idempotencyKey)) ? batch.filter((one) => !isSpecial(one)) : []
+      },
+    })(given)
+  }
+  return destination({ ...shared, batchSize: 1 })({
+    async insert(batch, context) {
+      const record = only(batch)
+      return [receipt(record, await post(record, context, context.idempotencyKey))]
+    },
+    upsert,
+    delete: remove,
+    verify,
+  })(given)
+
+  // ---- handlers ----------------------------------------------------------------------------------------------------
+
+  async function upsert(batch: Message[], context: Context<Config>): Promise<Receipt[]> {
+    const record = only(batch)
+    const mark = context.key(record)!
+    const id = doubts.get(mark)?.at ?? context.remoteId(record)
+    // somebody deleted it: it is posted anew
+    const there = id !== undefined && (await update(record, context, mark, id))
+    return [receipt(record, there ? id : await post(record, context, mark))]
+  }
+
+  async function remove(batch: object[], context: Context<Config>): Promise<Outcome[]> {
+    const record = only(batch)
+    const mark = context.key(record)!
+    const id = doubts.get(mark)?.at ?? context.remoteId(record)
+    if (id === undefined)
+      return [reject(record, 'there is no receipt that says which message it is: delete it by hand')]
+    const place = placeOf(id)
+    await writing(context, mark, (api) => api.chat.delete(place), 'message_not_found')
+    return []
+  }
+
+  async function verify(batch: Message[], context: Context<Config>): Promise<(Message | Receipt)[]> {
+    const record = only(batch)
+    if (context.operation === 'insert') {
+      const found = await search(record, context, context.idempotencyKey)
+      return found ? [receipt(record, found.id)] : []
+    }
+    const mark = context.key(record)!
+    const id = context.remoteId(record)
+    const found = (id !== undefined && (await look(id, context))) || (await search(record, context, mark))
+    if (found && context.operation !== 'delete' && found.value === contentOf(record)) {
+      doubts.delete(mark)
+      return [receipt(record, found.id)]
+    }
+    // it is out of date, or still there: the next attempt knows where
+    if (found) doubts.set(mark, { since: Date.now(), ...doubts.get(mark), at: found.id })
+    return found && context.operation === 'delete' ? [record] : []
+  }
+
+  // ---- writing -----------------------------------------------------------------------------------------------------
+
+  async function post(record: Content, context: Context<Config>, mark: string): Promise<string> {
+    const to = record.channel ?? channel
+    const reply = await writing(context, mark, (api) =>
+      api.chat.postMessage({
+        ...content(record, context, mark),
+        channel: to,
+        ...(record.thread && { thread_ts: record.thread }),
+        ...folded,
+      }),
+    )
+    if (!reply?.ok || !reply.ts || !reply.channel) throw new Error(`${me}: chat.postMessage was answered without a ts`)
+    ids.set(to, reply.channel)
+    warn(reply, context)
+    return `${reply.channel}:${reply.ts}`
+  }
+
+  /** Whether the message was still there to be changed. */
+  async function update(record: Message, context: Context<Config>, mark: string, id: string): Promise<boolean> {
+    const change = { ...content(record, context, mark), ...placeOf(id) }
+    const reply = await writing(context, mark, (api) => api.chat.update(change), 'message_not_found')
+    if (reply) warn(reply, context)
+    return reply !== undefined
+  }
+
+  /** A call that writes, for a message that stays in doubt when it fails. */
+  async function writing<T extends WebAPICallResult>(
+    context: Asking,
+    mark: string,
+    call: (api: WebClient) => Promise<T>,
+    expected?: string,
+  ): Promise<T | undefined> {
+    const since = Date.now()
+    try {
+      const reply = await ask(context, call, expected)
+      if (reply) doubts.delete(mark)
+      return reply
+    } catch (error) {
+      if (!doubts.has(mark)) doubts.set(mark, { since })
+      throw error
+    }
+  }
+
+  // ---- looking -----------------------------------------------------------------------------------------------------
+
+  /** The message that carries this mark, from the newest on. */
+  async function search(record: Partial<Message>, context: Context<Config>, mark: string): Promise<Found | undefined> {
+    const { thread } = record
+    const place = await channelId(record.channel ?? channel, context)
+    const since = doubts.get(mark)?.since ?? Date.now() - lookBack
+    const range = { channel: place, oldest: ((since - clockSkew) / 1000).toFixed(6), include_all_metadata: true }
+    const row = hashOf(context.sync, mark)
+    const pages = pagesOf<WebAPICallResult & { messages?: Listed[] }>(context, (api, page) =>
+      thread
+        ? api.conversations.replies({ ...range, ...page, ts: thread })
+        : api.conversations.history({ ...range, ...page }),
+    )
+    for await (const { messages } of pages) {
+      if (!messages) throw new Error(`${me}: the history was answered without messages`)
+      const found = messages.find((one) => noteOf(one)?.['row'] === row)
+      if (found?.ts) return { id: `${place}:${found.ts}`, value: noteOf(found)?.['value'] }
+    }
+    return undefined
+  }
+
+  /** The history takes ids only. */
+  async function channelId(name: string, context: Context<Config>): Promise<string> {
+    const known = /^[CDG][A-Z0-9]{6,}$/.test(name) ? name : ids.get(name)
+    if (known) return known
+    const types = 'public_channel,private_channel'
+    for await (const { channels } of pagesOf(context, (api, page) => api.conversations.list({ types, ...page }))) {
+      const found = channels?.find((one) => one.name === name.replace(/^#/, ''))
+      if (found?.id) return found.id
+    }
+    throw new FatalError(
+      `${me}: no channel ${name} was found to look for a message in: give its id, such as C0123456789`,
+    )
+  }
+}
+
+/**
+ * The channel of an incoming webhook: a message for each row, once.
+ *
+ * **What is guaranteed is less than with {@link slack}.** A webhook answers `ok` and no more: a message can be neither changed,
+ * deleted nor looked up, so that `onUnknown` must say what becomes of one whose answer was lost. Its address is a secret: whoever
+ * knows it can post. The channel is the webhook's own; a record that names one is rejected.
+ *
+ * @throws ConfigError when an option cannot work.
+ *
+ * @example
+ * ```ts
+ * const to = slackWebhook({ webhook: secret('SLACK_WEBHOOK'), onUnknown: 'resend' })
+ * await sync({ name: 'signups', from: signups, map: (s) => ({ text: `New: ${s.email}` }), to }).run()
+ * ```
+ */
+export function slackWebhook({ onUnknown, ...given }: SlackWebhookOptions): Destination<SlackMessage, 'insert'> {
+  if (onUnknown === undefined) throw new ConfigError(`slack-webhook: onUnknown is missing: say 'resend' or 'hold'`)
+  const address = 'must be the address of an incoming webhook, https://hooks.slack.com/services/…'
+  return destination({
+    name: 'slack-webhook',
+    record: message,
+    // as it stands in errors, where it is redacted
+    config: z.object({ webhook: z.url(address).transform((webhook) => new URL(webhook.trim()).href) }),
+    target: ({ webhook }: { webhook: string }) => hashOf(webhook),
+    batchSize: 1,
+    concurrency: 1,
+    rate: '1/s',
+    onUnknown,
+  })({
+    async insert(batch, { config, http, log }) {
+      const record = only(batch)
+      if (record.channel)
+        return [reject(record, 'a webhook posts to its own channel: leave channel out, or use slack()')]
+      const thread = record.thread && { thread_ts: record.thread }
+      const json = { ...layout(record, log), ...thread, ...literally, ...folded }
+      const reply = await http(config.webhook, { method: 'POST', json }).catch((error) => {
+        if (!noWebhook.test(error.detail)) throw error
+        throw new FatalError(`${error.message}; make a new webhook`)
+      })
+      if ((await reply.text()).trim() !== 'ok') throw webPage(reply)
+      return []
+    },
+  })(given)
+}
+
+/** https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors */
+const noWebhook = /^(invalid_token|no_service|no_service_id|no_active_hooks|no_team|team_disabled)$/
+
+// ---- content -------------------------------------------------------------------------------------------------------
+
+/** Words such as @channel stay words. */
+const literally = { link_names: false, parse: 'none' } as const
+/** What links lead to is not shown. */
+const folded = { unfurl_links: false, unfurl_media: false }
+
+function content(record: Content, { log, sync }: Context<Config>, mark: string) {
+  const note = { row: hashOf(sync, mark), value: contentOf(record) }
+  return { ...layout(record, log), ...literally, metadata: { event_type: noteType, event_payload: note } }
+}
+
+function warn({ response_metadata }: WebAPICallResult, { log }: Asking): void {
+  const { warnings = [] } = response_metadata ?? {}
+  if (warnings.includes('message_truncated')) log.warn(`${me}: Slack has cut a message that is too long for it`)
+}
+
+// ---- marks ---------------------------------------------------------------------------------------------------------
+
+const noteType = 'spillway_row'
+/** How far back a message of an earlier process is looked for. */
+const lookBack = 30 * 24 * 3_600_000
+/** Slack's clock tells when a message was posted, ours when it was sent. */
+const clockSkew = 600_000
+
+/** The message of a receipt, if it is still there. */
+async function look(id: string, context: Asking): Promise<Found | undefined> {
+  const place = placeOf(id)
+  // of an answer in a thread, this gives the answer
+  const one = { ...place, limit: 1, inclusive: true, include_all_metadata: true }
+  const page = await read(context, (api) => api.conversations.replies(one))
+  const found: Listed | undefined = page?.messages?.find(({ ts }) => ts === place.ts)
+  return found && { id, value: noteOf(found)?.['value'] }
+}
+
+function hashOf(...parts: readonly unknown[]): string {
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32)
+}
+
+function contentOf({ text, blocks }: Content): string {
+  return hashOf(text, blocks ?? null)
+}
+
+function noteOf(message: { readonly metadata?: object }): { readonly [name: string]: unknown } | undefined {
+  const { event_type, event_payload } = (message.metadata ?? {}) as { event_type?: unknown; event_payload?: object }
+  return event_type === noteType ? { ...event_payload } : undefined
+}
+
+function placeOf(id: string): { channel: string; ts: string } {
+  const [channel = '', ts = ''] = id.split(':')
+  return { channel, ts }
+}
+
+function only<T>(batch: readonly T[]): T {
+  if (batch.length === 1) return batch[0]!
+  throw new FatalError(`${me}: a call posts one message, so that each has an answer of its own: leave batchSize at 1`)
+}
+
+function isSpecial({ blocks, channel, thread }: Message): boolean {
+  return Boolean(blocks?.length || channel || thread)
+}
