@@ -50,8 +50,8 @@ export interface SlackWebhookOptions extends Injected<{ readonly webhook: string
 
 const me = 'slack'
 
-/** A message as it is found again. `id`: channel and ts. */
 type Listed = { readonly ts?: string; readonly metadata?: object }
+/** A message as it is found again. `id`: channel and ts. */
 type Found = { readonly id: string; readonly value: unknown }
 
 /**

@@ -89,7 +89,7 @@ async function connect({ config: { token, endpoint }, http }: Asking): Promise<W
 
 export function webPage({ status, url }: Response): HttpError {
   const says = `${me}: ${status}, but not from Slack: a web page such as a sign-in form; check the network and endpoint`
-  return new HttpError(says, { status, method: 'POST', url })
+  return new HttpError(says, { status, method: 'POST', url: new URL(url).origin }) // a webhook's path is a secret
 }
 
 type Refusal = {
