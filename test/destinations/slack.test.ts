@@ -478,14 +478,16 @@ test('the message is looked for on every page of the history, by the id of the c
   ).toEqual([true, false])
 })
 
-test('without rights to look, the run says what is missing, and the row stays unknown', async () => {
-  box.faults.next({ kind: 'cut', applied: true, when: to('chat.postMessage') })
-  box.faults.next({ kind: 'status', status: 200, reason: 'missing_scope', when: to('conversations.history') })
-  const one = rows([{ id: 1, text: 'a' }])
-  await expect(one.run()).rejects.toThrow('slack: missing_scope')
-  await send([{ id: 1, text: 'a' }])
-  expect(texts()).toEqual(['a'])
-})
+test.each(['missing_scope', 'not_in_channel', 'invalid_arguments'])(
+  'without rights to look (%s), the run says what is wrong at once, and the next one finds out',
+  async (reason) => {
+    box.faults.next({ kind: 'cut', applied: true, when: to('chat.postMessage') })
+    box.faults.next({ kind: 'status', status: 200, reason, when: to('conversations.history') })
+    await expect(send([{ id: 1, text: 'a' }])).rejects.toThrow(`slack: ${reason}`)
+    await send([{ id: 1, text: 'a' }])
+    expect(texts()).toEqual(['a'])
+  },
+)
 
 test('what messages carry holds nothing of the row', async () => {
   await send([{ id: 'ada@x.test', text: 'secret' }], { mode: 'upsert' })
@@ -608,9 +610,11 @@ test.each(['invalid_auth', 'not_authed', 'token_revoked', 'token_expired', 'acco
 test('a wrong token shows up nowhere', async () => {
   const token = 'xoxb-12345-abcdefgh'
   const { log, lines } = listening()
+  const printed = (['debug', 'log', 'info', 'warn', 'error'] as const).map((level) => vi.spyOn(console, level))
   const error = await send([{ id: 1, text: 'a customer' }], { token, log }).catch((error) => error)
   expect(error).toBeInstanceOf(FatalError)
   expect(`${inspect(error, { depth: 9, showHidden: true })}${lines}`).not.toMatch(/xoxb-1|a customer/)
+  for (const print of printed) expect(print).not.toHaveBeenCalled()
 })
 
 test('a web page with status 200 is no success: the run stops, and the next one finds out', async () => {
