@@ -70,6 +70,8 @@ export interface Work {
   notBefore: number
   /** `verify` said of these rows that it cannot tell. */
   unverifiable: boolean
+  /** What the handler wants to know at a later attempt. */
+  remembered: string | undefined
 }
 
 export interface BatcherOptions {
@@ -287,6 +289,7 @@ export class Batcher {
       failingSince: undefined,
       notBefore: 0,
       unverifiable: false,
+      remembered: undefined,
     }
   }
 
@@ -312,6 +315,7 @@ export class Batcher {
       firstSentAt: batch.firstSentAt,
       digest: batch.digest,
       resent: batch.resent,
+      remembered: batch.remembered,
     }
   }
 

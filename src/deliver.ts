@@ -19,7 +19,7 @@ import type { Log } from './log.js'
 import { fullJitter, onAbort, type Pace, retrying, sleep } from './pace.js'
 import { checkpoint } from './state/files.js'
 import type { LedgerBatch, Rejected, SyncState } from './state/state.js'
-import { type AnyRow, type Column, columnsOf, encodeRows } from './values.js'
+import { type AnyRow, type Column, columnsOf, describe, encodeRows } from './values.js'
 import { judge, messageOf, placesIn, readAnswer, type Verdict } from './verdict.js'
 
 export interface DeliveryOptions {
@@ -360,7 +360,7 @@ export class Delivery {
       checkpoint('sent')
       await this.#stillIn(work, begun)
       begun = performance.now()
-      verdict = await this.#call(work, items, records, handler)
+      verdict = await this.#call(work, 'sent', items, records, handler)
       checkpoint('answered')
       return verdict
     } finally {
@@ -490,7 +490,8 @@ export class Delivery {
       parts.push(this.#batcher.part(work, unsure, change))
     }
     if (again.length > 0) {
-      parts.push(this.#batcher.part(work, again, { failingSince, notBefore: wait ? Date.now() + wait : soon }))
+      const change = { failingSince, notBefore: wait ? Date.now() + wait : soon, remembered: undefined }
+      parts.push(this.#batcher.part(work, again, change))
     }
     this.#stillUnknown(parts)
     if (left.length > 0) {
@@ -530,7 +531,9 @@ export class Delivery {
     }
     if (items.length > 1) {
       const half = Math.ceil(items.length / 2)
-      const parts = [items.slice(0, half), items.slice(half)].map((some) => this.#batcher.part(work, some, {}))
+      const parts = [items.slice(0, half), items.slice(half)].map((some) =>
+        this.#batcher.part(work, some, { remembered: undefined }),
+      )
       this.#record(this.#options.state.release(this.#ledgerBatch(work, 'sent')))
       this.#stillUnknown(parts)
       return parts
@@ -711,7 +714,7 @@ export class Delivery {
     const unsure = new Set<number>()
     let verdict: Verdict | undefined
     try {
-      verdict = await this.#call(work, items, records, async (context) => {
+      verdict = await this.#call(work, 'unknown', items, records, async (context) => {
         const answer: unknown = await destination.handlers.verify!(records.slice(), context)
         for (const found of foundBy(destination, answer)) {
           const outcome = outcomeOf(found)
@@ -766,6 +769,7 @@ export class Delivery {
   /** Calls a handler under its timeout, and judges what comes of it. */
   async #call(
     work: Work,
+    state: 'sent' | 'unknown',
     items: readonly Prepared[],
     records: readonly object[],
     handler: (context: Context) => Promise<Verdict>,
@@ -793,7 +797,15 @@ export class Delivery {
     let disarm = afterTurn(timeout, () => abort(new TimeoutError(`${name}: no answer within ${timeout / 1000} s`)))
     this.#underWay.add(abort)
     const requests = { writes: 0, open: 0 }
-    const context = this.#context(work, items, records, controller.signal, requests)
+    let over = false
+    const remember = async (text: string | undefined): Promise<void> => {
+      if (text !== undefined && typeof text !== 'string')
+        throw new TypeError(`${name}: remember() takes a text, not ${describe(text)}`)
+      if (over) throw new Error(`${name}: remember() was called after its handler had ended; await it`)
+      work.remembered = text
+      await this.#options.state.sent(this.#ledgerBatch(work, state))
+    }
+    const context = { ...this.#context(work, items, records, controller.signal, requests), remember }
     try {
       const verdict = await Promise.race([handler(context), overdue])
       if (requests.open === 0) return verdict
@@ -806,8 +818,11 @@ export class Delivery {
         const cause = stuck ? error : controller.signal.reason
         return { kind: 'unknown', after: undefined, pushedBack: false, bug: stuck, error: cause }
       }
-      return judge(error, { actor: name, atomic: destination.atomic, writes: requests.writes }, Date.now())
+      // what is remembered is there to be looked up: until it is forgotten, no error proves anything about it
+      const atomic = destination.atomic && work.remembered === undefined
+      return judge(error, { actor: name, atomic, writes: requests.writes }, Date.now())
     } finally {
+      over = true
       disarm()
       this.#underWay.delete(abort)
     }
@@ -819,8 +834,9 @@ export class Delivery {
     records: readonly object[],
     signal: AbortSignal,
     requests: { writes: number; open: number },
-  ): Context {
+  ): Omit<Context, 'remember'> {
     const { destination, config, match, log, sync, run, pace } = this.#options
+    const placeOf = placesIn(records)
     let first = true
     return {
       config: config as object,
@@ -833,8 +849,9 @@ export class Delivery {
       sync,
       run,
       table: new LazyTable(sync, () => this.#columnsWith(records)),
-      remoteId: (record) => items[records.indexOf(record)]?.remoteId,
-      key: (record) => items[records.indexOf(record)]?.key,
+      remoteId: (record) => items[placeOf(record) ?? -1]?.remoteId,
+      key: (record) => items[placeOf(record) ?? -1]?.key,
+      remembered: work.remembered,
       http: createHttp({
         actor: destination.name,
         signal,
@@ -875,6 +892,7 @@ export class Delivery {
       rejected: [],
       resumed: work.stretch.resumed,
       resent: work.resent,
+      remembered: state === 'settled' ? undefined : work.remembered,
     }
   }
 
@@ -954,6 +972,7 @@ function unsent(operation: Operation): Omit<LedgerBatch, 'id' | 'ranges'> {
     rejected: [],
     resumed: false,
     resent: false,
+    remembered: undefined,
   }
 }
 

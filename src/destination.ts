@@ -112,6 +112,27 @@ export interface Context<C = object, Op extends Operation = Operation> {
    * that `verify` finds it again. `undefined` in a sync without a key.
    */
   key(record: object): string | undefined
+  /**
+   * Keeps a text with these rows until each of them has an answer: the id of a job that the API has opened for them, say. When it
+   * resolves, the text is on disk, and a later attempt finds it in {@link remembered}, in another process too. A second text takes the
+   * place of the first, `undefined` forgets it. Put no secret in it.
+   *
+   * As long as something is remembered, whatever the handler throws leaves the rows unknown: a {@link FatalError} stops the run, and
+   * the next one takes them up again. Forget before you throw that nothing was applied.
+   *
+   * @example
+   * ```ts
+   * const job = remembered ?? (await http.post<Job>(`${api}/jobs`)).id
+   * await remember(job) // before the rows leave: from now on they are looked for in this job, not sent in another
+   * ```
+   */
+  remember(text: string | undefined): Promise<void>
+  /**
+   * What {@link remember} was given last for these rows, or for a larger batch of which they are what is still unknown; `verify` sees
+   * it too. `undefined` once they were answered with {@link retry}, or a refusal had their batch halved. A batch whose answer
+   * was lost and that remembers something is taken up again first when a run begins (`replace` begins anew).
+   */
+  readonly remembered: string | undefined
   /** Aborts when the call takes longer than `timeout`. Pass it to whatever waits. */
   readonly signal: AbortSignal
   /** `fetch` with timeout, status and Retry-After handling; never follows a redirect. */

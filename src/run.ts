@@ -22,7 +22,7 @@ import { recordMaker } from './record.js'
 import { compact, knownFingerprints } from './snapshot.js'
 import type { SourceDefinition } from './source.js'
 import { openEmbedded } from './state/embedded.js'
-import type { Identity, ReadRow, StoredLetter, SyncState } from './state/state.js'
+import type { Identity, LedgerBatch, ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow } from './values.js'
 import { messageOf } from './verdict.js'
 
@@ -411,6 +411,8 @@ class Running {
     await this.#resumeKeyed(complete)
     // without a letter to send again nothing is read, and what is not read is not gone
     if (this.#over() || letters?.length === 0) return
+    // a new plan would send their rows beside what they remember
+    if (this.#definition.operation !== 'replace' && this.#remembered().length > 0) return
     const { mode, version } = this.#definition
     // where all may have to be sent, all must be there
     const known = mode === 'replace' || this.#options.full ? undefined : knownFingerprints(this.#state)
@@ -464,6 +466,7 @@ class Running {
     const state = this.#state
     const { plan } = state
     if (!plan || this.#before.pending + this.#before.unknown === 0) return
+    await this.#resumeRemembered(plan.items)
     // one whose answer was lost is otherwise sent anew from the next plan, which may know a newer value
     const unknown = this.#definition.operation === 'insert'
     // records that are made differently now are made anew for the next plan
@@ -480,6 +483,20 @@ class Running {
       ])
     }
     this.#after = state.tally(0, plan.items)
+  }
+
+  /** Takes up batches of which the destination may still know: sent anew from the next plan, their rows would be under way twice. */
+  async #resumeRemembered(items: number): Promise<void> {
+    const { operation } = this.#definition
+    if (operation === 'replace' || operation === 'insert') return // begun anew; resolved with all that are unknown
+    for (const kind of new Set(this.#remembered().map((batch) => batch.operation))) {
+      const part = { from: 0, to: items, operation: kind, resumed: true, only: 'unknown' } as const
+      await this.#deliverItems([part], (batch) => batch.remembered !== undefined && batch.operation === kind)
+    }
+  }
+
+  #remembered(): readonly LedgerBatch[] {
+    return [...this.#state.batches()].filter(({ state, remembered }) => state === 'unknown' && remembered !== undefined)
   }
 
   async #planAndDeliver(complete: boolean, again: ReadonlySet<string>, incoming: Incoming): Promise<void> {
@@ -557,6 +574,7 @@ class Running {
 
   async #deliverItems(
     parts: readonly (Pick<Stretch, 'from' | 'operation' | 'resumed' | 'only'> & { readonly to: number })[],
+    concerned: (batch: LedgerBatch) => boolean = () => true,
   ): Promise<void> {
     const items = await planItems(this.#state, await this.#database())
     try {
@@ -568,7 +586,7 @@ class Running {
           identity: this.#identity(),
           end: () => ({ ordinal: to, final: true }),
           grown: never,
-          batches: [...this.#state.batches()],
+          batches: [...this.#state.batches()].filter(concerned),
         })
       }
     } finally {

@@ -47,6 +47,7 @@ const migrations = [
   );
   create index dead_letter_open on dead_letter (sync, key) where state = 'open';
   `,
+  'alter table batch add column remembered text',
 ]
 
 const networkFileSystems: ReadonlyMap<number, string> = new Map([

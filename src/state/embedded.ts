@@ -621,7 +621,7 @@ class EmbeddedSync implements SyncState {
     return this.#database.commit(() => {
       if (asSent) {
         this.#database.run(
-          `update batch set state = 'settled', rejected = ? where sync = ? and id = ?`,
+          `update batch set state = 'settled', rejected = ?, remembered = null where sync = ? and id = ?`,
           batch.rejected.length === 0 ? null : JSON.stringify(batch.rejected),
           this.#sync,
           batch.id,
@@ -682,12 +682,12 @@ class EmbeddedSync implements SyncState {
   #saveBatch(batch: LedgerBatch): void {
     this.#database.run(
       `insert into batch (sync, id, operation, ranges, first, past, rows, state, attempt, doubt, idempotency_key, digest, sent_at,
-         first_sent_at, rejected, resumed, resent)
-       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         first_sent_at, rejected, resumed, resent, remembered)
+       values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
        on conflict do update set ranges = excluded.ranges, first = excluded.first, past = excluded.past, rows = excluded.rows, state = excluded.state, attempt = excluded.attempt,
          doubt = excluded.doubt, idempotency_key = excluded.idempotency_key, digest = excluded.digest, sent_at = excluded.sent_at,
          first_sent_at = excluded.first_sent_at,
-         rejected = excluded.rejected, resent = excluded.resent`,
+         rejected = excluded.rejected, resent = excluded.resent, remembered = excluded.remembered`,
       this.#sync,
       batch.id,
       batch.operation,
@@ -705,6 +705,7 @@ class EmbeddedSync implements SyncState {
       batch.rejected.length === 0 ? null : JSON.stringify(batch.rejected),
       batch.resumed ? 1 : 0,
       batch.resent ? 1 : 0,
+      batch.remembered ?? null,
     )
   }
 
@@ -778,6 +779,7 @@ type StoredBatch = {
   rejected: string | null
   resumed: number
   resent: number
+  remembered: string | null
 }
 type StoredLetterRow = {
   id: number
@@ -806,6 +808,7 @@ function batchOf(row: StoredBatch): LedgerBatch {
     rejected: row.rejected === null ? [] : (JSON.parse(row.rejected) as number[]),
     resumed: row.resumed === 1,
     resent: row.resent === 1,
+    remembered: row.remembered ?? undefined,
   }
 }
 

@@ -28,6 +28,8 @@ export interface LedgerBatch {
   readonly resumed: boolean
   /** Its rows were sent again although an earlier attempt may have been applied. */
   readonly resent: boolean
+  /** What the handler wants to know at a later attempt, as long as there may be one. */
+  readonly remembered: string | undefined
 }
 
 /** A refused row, with everything that is needed to send it again. */
