@@ -1,6 +1,7 @@
 import { type GoogleSheets, type GoogleSheetsQuota, googleSheets } from './google-sheets.js'
 import { type HubSpot, type HubSpotLimits, hubspot } from './hubspot.js'
 import { type Notion, type NotionSandboxOptions, notion } from './notion.js'
+import { type Salesforce, type SalesforceLimits, salesforce } from './salesforce.js'
 import { type Server, type ServerOptions, serve } from './server.js'
 import { type Slack, type SlackLimits, slack } from './slack.js'
 
@@ -15,6 +16,9 @@ export type {
   NotionType,
   NotionValue,
 } from './notion.js'
+export type { Salesforce, SalesforceApp, SalesforceLimits } from './salesforce.js'
+export type { SalesforceJob } from './salesforce-bulk.js'
+export type { SalesforceField, SalesforceRecord } from './salesforce-org.js'
 export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
 export type { ChannelOptions, Slack, SlackLimits, SlackPost } from './slack.js'
 
@@ -25,6 +29,8 @@ export interface SandboxOptions extends ServerOptions {
   readonly hubspot?: HubSpotLimits | undefined
   /** Notion's limits, and how long its queries lag behind. @default none */
   readonly notion?: NotionSandboxOptions | undefined
+  /** Salesforce's limit of requests in a day. @default 15,000 */
+  readonly salesforce?: SalesforceLimits | undefined
   /** What Slack allows. @default no limit of messages a second */
   readonly slack?: SlackLimits | undefined
 }
@@ -34,6 +40,7 @@ export interface Sandbox extends Server, AsyncDisposable {
   readonly sheets: GoogleSheets
   readonly hubspot: HubSpot
   readonly notion: Notion
+  readonly salesforce: Salesforce
   readonly slack: Slack
 }
 
@@ -59,6 +66,7 @@ export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
     sheets: googleSheets(options.sheets ?? {}),
     hubspot: hubspot(options.hubspot ?? {}),
     notion: notion(options.notion ?? {}),
+    salesforce: salesforce(options.salesforce ?? {}),
     slack: slack(options.slack ?? {}),
   }
   const server = await serve(
@@ -70,6 +78,7 @@ export async function sandbox(options: SandboxOptions = {}): Promise<Sandbox> {
     sheets: tenants.sheets.controls,
     hubspot: tenants.hubspot.controls,
     notion: tenants.notion.controls,
+    salesforce: tenants.salesforce.controls,
     slack: tenants.slack.controls,
     [Symbol.asyncDispose]: server.close,
   }
