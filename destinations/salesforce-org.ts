@@ -36,11 +36,9 @@ export const config = z
     accessToken: text,
   })
   .refine(({ accessToken, instanceUrl }) => accessToken === undefined || instanceUrl !== undefined, {
-    path: ['instanceUrl'],
-    message: 'missing: accessToken needs the address of its org',
+    message: 'accessToken needs instanceUrl, the address of its org',
   })
   .refine((given) => given.accessToken !== undefined || grantOf(given) !== undefined, {
-    path: ['clientId'],
     message:
       'to sign in, give clientId with clientSecret, with username and privateKey, or with refreshToken; or accessToken with instanceUrl',
   })

@@ -152,13 +152,11 @@ export function salesforce(options: SalesforceOptions): Destination<AnyRow, 'ins
     const { lines } = read(batch, key)
     const around = surroundings(context, 'insert')
     const earlier = context.remembered && (await endJob(context.remembered, lines, around))
-    if (earlier) return earlier.filter((outcome) => !('reason' in outcome || 'after' in outcome))
-    const idsOf = await lookUp(lines, around)
-    return lines.flatMap((line) =>
-      idsOf(line)
-        .slice(0, 1)
-        .map((id) => receipt(line.record, id)),
-    )
+    const told = earlier || lines.map(({ record }) => unknown(record))
+    const open = lines.filter((_, at) => isUnknown(told[at]!))
+    const idsOf = await lookUp(open, around)
+    const found = open.flatMap((line) => idsOf(line).map((id) => receipt(line.record, id)))
+    return [...told.filter((outcome) => 'remoteId' in outcome), ...found]
   }
 
   function surroundings(context: Context<Config>, operation: string): Surroundings {
@@ -285,6 +283,10 @@ function answers(lines: readonly Line[], told: unknown, { judge }: Surroundings)
     const errors = one?.['success'] === false && Array.isArray(one['errors']) ? (one['errors'] as RecordError[]) : []
     return errors.length > 0 ? judge(record, errors) : unknown(record)
   })
+}
+
+function isUnknown(outcome: Outcome): boolean {
+  return !('remoteId' in outcome || 'reason' in outcome || 'after' in outcome)
 }
 
 function isGone(one: AnyRow | undefined): boolean {

@@ -471,8 +471,8 @@ test('where the token endpoint is down, signing in is tried again', async () => 
 })
 
 test.each([
-  ['nothing to sign in with', {}, /clientId.*to sign in, give clientId with clientSecret/s],
-  ['a token without its org', { accessToken: 't' }, /instanceUrl: missing: accessToken needs the address/],
+  ['nothing to sign in with', {}, /as a whole: to sign in, give clientId with clientSecret/],
+  ['a token without its org', { accessToken: 't' }, /accessToken needs instanceUrl, the address of its org/],
   [
     'an address without TLS',
     { accessToken: 't', instanceUrl: 'http://acme.my.salesforce.com' },
@@ -524,6 +524,8 @@ const results = ['successfulResults', 'failedResults', 'unprocessedrecords'].map
   (part) => `GET /jobs/ingest/JOB/${part}`,
 )
 const bulk = { bulkFrom: 5 }
+/** Ends a run while a job that is held goes on. */
+const impatient = { policy: { timeout: '1500ms', retryFor: '10ms' } } as const
 
 test('two thousand records are one job; a thousand and some are requests', async () => {
   expect(await send(many(2000))).toMatchObject({ status: 'done', delivered: 2000 })
@@ -632,7 +634,7 @@ test.each(['upsert', 'insert'] as const)(
   'a run that ends while a job goes on leaves it to the next run, which waits for that job (%s)',
   async (mode) => {
     box.salesforce.hold()
-    const first = await send(many(6), { ...bulk, mode }, { deadline: new Date(Date.now() + 3000) })
+    const first = await send(many(6), { ...bulk, ...impatient, mode })
     expect(first).toMatchObject({ status: 'incomplete', unknown: 6 })
     expect(box.salesforce.jobs).toMatchObject([{ state: 'InProgress' }])
     box.salesforce.release()
@@ -651,17 +653,11 @@ test.each(['upsert', 'insert'] as const)(
   async (mode) => {
     const killed = join(state, 'killed')
     box.salesforce.hold()
-    const stop = new AbortController()
-    const running = send(
-      many(6),
-      { ...bulk, mode, folder: join(state, 'live') },
-      { deadline: new Date(Date.now() + 4000), signal: stop.signal },
-    )
-    await vi.waitUntil(() => box.salesforce.jobs[0]?.state === 'InProgress', { timeout: 4000 })
+    const running = send(many(6), { ...bulk, mode, folder: join(state, 'live') })
+    await vi.waitUntil(() => box.salesforce.jobs[0]?.state === 'InProgress', { timeout: 20_000 })
     cpSync(join(state, 'live'), killed, { recursive: true }) // what a kill now would leave
-    stop.abort()
-    await running
     box.salesforce.release()
+    await running
     expect(await send(many(6), { ...bulk, mode, folder: killed })).toMatchObject({
       status: 'done',
       resumed: { delivered: 6 },
@@ -683,7 +679,7 @@ test('a job that Salesforce has forgotten is not waited for: an upsert is sent a
   for (const mode of ['upsert', 'insert'] as const) {
     await start()
     box.salesforce.hold()
-    await send(many(6), { ...bulk, mode, name: mode }, { deadline: new Date(Date.now() + 2500) })
+    await send(many(6), { ...bulk, ...impatient, mode, name: mode })
     box.salesforce.release()
     const connection = new Connection({ instanceUrl: box.url, accessToken: box.salesforce.token, version: '65.0' })
     const done = connection.bulk2.job('ingest', { id: box.salesforce.jobs[0]!.id })
@@ -699,7 +695,7 @@ test('a job that Salesforce has forgotten is not waited for: an upsert is sent a
 
 test('a job that somebody aborted before it began stops the run, and its rows stay pending', async () => {
   box.salesforce.hold()
-  await send(many(6), bulk, { deadline: new Date(Date.now() + 2500) })
+  await send(many(6), { ...bulk, ...impatient })
   const connection = new Connection({ instanceUrl: box.url, accessToken: box.salesforce.token, version: '65.0' })
   await connection.bulk2.job('ingest', { id: box.salesforce.jobs[0]!.id }).abort()
   await expect(send(many(6), bulk)).rejects.toThrow(/the Bulk job 750\w+ was aborted by somebody; run again/)

@@ -21,9 +21,11 @@ try {
   rmSync(folder, { recursive: true, force: true })
 }
 
-/** A destination that is written but not exported would be found by its first user. */
+/** A destination that is written but not exported would be found by its first user. `a-b.ts` beside `a.ts` is a part of it. */
 function exportsNameEachFile() {
-  const written = readdirSync(join(root, 'destinations')).map((file) => `./destinations/${basename(file, '.ts')}`)
+  const names = readdirSync(join(root, 'destinations')).map((file) => basename(file, '.ts'))
+  const isPart = (name) => names.some((other) => name.startsWith(`${other}-`))
+  const written = names.filter((name) => !isPart(name)).map((name) => `./destinations/${name}`)
   const exported = Object.keys(manifest.exports).filter((path) => path.startsWith('./destinations/'))
   if (written.sort().join() !== exported.sort().join()) {
     throw new Error(`package.json exports ${exported.join(', ')}; the folder destinations has ${written.join(', ')}`)
