@@ -168,6 +168,41 @@ test('rows whose job is still open are not planned anew beside it', async () => 
   expect(seen[0]).toBe('job')
 })
 
+test('it is gone from the disk as soon as the rows are settled', async () => {
+  const onDisk: unknown[] = []
+  const write: Write = async (_, { remember }) => {
+    onDisk.push(kept())
+    await remember('job')
+    return undefined
+  }
+  await upserts(write, { from: rows(20) }).run()
+  expect(onDisk).toEqual([[], []])
+})
+
+test('rows whose job is still open are not planned anew, even where others were delivered meanwhile', async () => {
+  const seen: string[] = []
+  let failed = (): void => {}
+  const hasFailed = new Promise<void>((resolve) => {
+    failed = resolve
+  })
+  const leads = (first: boolean) => {
+    const to = destination({ name: 'crm', ...policy, concurrency: 2 })({
+      async upsert(batch: Row[], { remember, remembered }) {
+        if (batch[0]!.id === 0) seen.push(`${remembered}`)
+        await remember('job')
+        if (!first && batch[0]!.id !== 0) return void (await hasFailed)
+        failed()
+        throw lost()
+      },
+    })
+    return sync({ name: 'leads', from: () => rows(20), to, key: 'id', mode: 'upsert', state, log: quiet })
+  }
+  await leads(true).run()
+  seen.length = 0
+  expect(await leads(false).run()).toMatchObject({ status: 'incomplete', resumed: { delivered: 10, unknown: 10 } })
+  expect(new Set(seen)).toEqual(new Set(['job']))
+})
+
 test('after a kill between remember() and the answer, the next process finds it; deletes are taken up as deletes', async () => {
   const copy = await stateFolder()
   const seen: string[] = []

@@ -581,12 +581,16 @@ test('of a job, each row has its own end: delivered, refused, locked and sent ag
   expect(paths().slice(-1)).toEqual(['PATCH /composite/sobjects/Account/Ext__c'])
 })
 
-test('rows that a job left unprocessed are sent again', async () => {
-  box.salesforce.failJob(4, 'InternalServerError : try again')
-  expect(await send(many(6), bulk)).toMatchObject({ status: 'done', delivered: 6 })
-  expect(box.salesforce.jobs).toMatchObject([{ state: 'Failed', processed: 4 }])
-  expect(records()).toHaveLength(6)
-})
+test.each(['upsert', 'insert'] as const)(
+  'rows that a job left unprocessed are sent again, and nothing is in doubt (%s)',
+  async (mode) => {
+    box.salesforce.failJob(4, 'InternalServerError : try again')
+    expect(await send(many(6), { ...bulk, mode })).toMatchObject({ status: 'done', delivered: 6 })
+    expect(box.salesforce.jobs).toMatchObject([{ state: 'Failed', processed: 4 }])
+    expect(paths()).not.toContain('GET /query')
+    expect(records()).toHaveLength(6)
+  },
+)
 
 test('a job that failed as a whole is halved, and the reason is told', async () => {
   const run = await send(many(6, { Nope__c: 1 }), bulk)
