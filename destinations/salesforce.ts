@@ -19,9 +19,9 @@ import {
   unknown,
 } from 'spillway'
 import type { z } from 'zod'
-import { csvOf, endJob, runJob, type Surroundings } from './salesforce-bulk.js'
-import { type Asking, type Config, config, Org, passing } from './salesforce-org.js'
-import { identifier, inQueries, type Line, literal, type RecordError, read } from './salesforce-records.js'
+import { csvOf, endJob, runJob, type Surroundings } from './salesforce/bulk.js'
+import { type Asking, type Config, config, Org, passing } from './salesforce/org.js'
+import { identifier, inQueries, type Line, literal, type RecordError, read } from './salesforce/records.js'
 
 /**
  * How to sign in: `clientId` with `clientSecret` (client credentials; `loginUrl` is your My Domain), with `username` and `privateKey`

@@ -23,9 +23,9 @@ try {
 
 /** A destination that is written but not exported would be found by its first user. `a-b.ts` beside `a.ts` is a part of it. */
 function exportsNameEachFile() {
-  const names = readdirSync(join(root, 'destinations')).map((file) => basename(file, '.ts'))
-  const isPart = (name) => names.some((other) => name.startsWith(`${other}-`))
-  const written = names.filter((name) => !isPart(name)).map((name) => `./destinations/${name}`)
+  // a folder holds parts of the destination of its name
+  const files = readdirSync(join(root, 'destinations')).filter((file) => file.endsWith('.ts'))
+  const written = files.map((file) => `./destinations/${basename(file, '.ts')}`)
   const exported = Object.keys(manifest.exports).filter((path) => path.startsWith('./destinations/'))
   if (written.sort().join() !== exported.sort().join()) {
     throw new Error(`package.json exports ${exported.join(', ')}; the folder destinations has ${written.join(', ')}`)

@@ -9,8 +9,8 @@ import {
   retry,
   unknown,
 } from 'spillway'
-import { Refused } from './salesforce-org.js'
-import type { Line, RecordError } from './salesforce-records.js'
+import { Refused } from './org.js'
+import type { Line, RecordError } from './records.js'
 
 // One job of Salesforce's Bulk API 2.0, a part of the destination in salesforce.ts:
 // https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_ingest.htm
