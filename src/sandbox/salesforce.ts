@@ -318,7 +318,7 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
   }
 
   const tenant: Tenant = {
-    owns: (path) => path.startsWith('/services/'),
+    owns: (path) => path.startsWith('/services/oauth2/') || /^\/services\/data(\/|$)/.test(path),
     answer(request) {
       if (request.path === '/services/oauth2/token') return tokenEndpoint(request)
       const reply = answered(request)

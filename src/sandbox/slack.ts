@@ -307,9 +307,9 @@ export function slack(limits: SlackLimits): { tenant: Tenant; controls: Slack } 
   const plain = { 'content-type': 'text/plain; charset=utf-8' }
 
   const tenant: Tenant = {
-    owns: (path) => path.startsWith('/api/') || path.startsWith('/services/'),
+    owns: (path) => path.startsWith('/api/') || path.startsWith('/services/T'),
     answer(request): Reply {
-      const hook = request.path.startsWith('/services/')
+      const hook = request.path.startsWith('/services/T')
       try {
         if (!hook) return { status: 200, body: { ok: true, ...api(request) } }
         webhook(request)
