@@ -161,7 +161,10 @@ async function readNotes(path: string): Promise<Note[]> {
 }
 
 async function writeNotes(path: string, notes: readonly Note[]): Promise<void> {
-  await written(notesOf(path), async (handle) => handle.writeFile(JSON.stringify(notes.slice(-100))))
+  const target = notesOf(path)
+  await synced(`${target}.tmp`, (handle) => handle.writeFile(JSON.stringify(notes.slice(-100))))
+  await rename(`${target}.tmp`, target)
+  await syncFolder(target)
 }
 
 async function cut(path: string, length: number): Promise<void> {
@@ -272,11 +275,10 @@ const formats: Record<NonNullable<FileOptions['format']>, Format> = {
   jsonl: { line: (record) => `${jsonOf(record)}\n` },
   csv: {
     line: (record, columns) => spooled(record, columns, textOf),
-    async finish(lines, target, columns) {
-      await written(target, async (handle) => {
-        await handle.writeFile(inPieces(csvOf(lines, columns)))
-      })
-    },
+    finish: (lines, target, columns) =>
+      synced(target, async (handle) => {
+        for await (const piece of csvOf(lines, columns)) await handle.appendFile(piece)
+      }),
   },
   parquet: {
     line(record, columns, { table }) {
@@ -328,17 +330,10 @@ async function replaced(
 }
 
 async function* csvOf(lines: string, columns: readonly string[]): AsyncGenerator<string> {
-  if (columns.length > 0) yield csvLine(columns)
+  let piece = columns.length > 0 ? csvLine(columns) : ''
   for await (const line of createInterface(createReadStream(lines))) {
     const cells = JSON.parse(line) as Record<string, string>
-    yield csvLine(columns.map((_, index) => cells[`c${index}`] ?? null))
-  }
-}
-
-async function* inPieces(lines: AsyncIterable<string>): AsyncGenerator<string> {
-  let piece = ''
-  for await (const line of lines) {
-    piece += line
+    piece += csvLine(columns.map((_, index) => cells[`c${index}`] ?? null))
     if (piece.length < 1 << 18) continue
     yield piece
     piece = ''
@@ -382,13 +377,6 @@ async function synced(path: string, write: (handle: FileHandle) => Promise<unkno
   } finally {
     await handle.close()
   }
-}
-
-/** Makes a whole file appear durably or not at all. */
-async function written(path: string, write: (handle: FileHandle) => Promise<unknown>): Promise<void> {
-  await synced(`${path}.new`, write)
-  await rename(`${path}.new`, path)
-  await syncFolder(path)
 }
 
 async function syncFolder(path: string): Promise<void> {

@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { brotliDecompress, constants, gunzip, inflate, inflateRaw } from 'node:zlib'
 import { redact } from './config.js'
 import { type Duration, milliseconds } from './duration.js'
-import { ConfigError, SpillwayError } from './errors.js'
+import { ConfigError, FatalError, SpillwayError } from './errors.js'
 import { fullJitter, onAbort, retryAfter, retrying } from './pace.js'
 
 /** One request, beside its address and method. */
@@ -24,6 +24,11 @@ export interface HttpRequest {
   readonly query?: Readonly<Record<string, string | number | bigint | boolean | undefined>> | undefined
   /** How long request and answer may take together. Default: the timeout of the destination or source. */
   readonly timeout?: Duration | undefined
+  /**
+   * Asked for the IP address of the connection before anything is sent over it, of one that was kept open too: `false` refuses it, and
+   * the call rejects with a {@link FatalError}. A name that is looked up before may have another address by then.
+   */
+  readonly accepts?: ((address: string) => boolean) | undefined
   /** This request only reads, whatever its method (a search, a token): it does not count as a write. GET and HEAD never do. */
   readonly read?: boolean | undefined
 }
@@ -180,6 +185,7 @@ interface Prepared {
   readonly body: Uint8Array | undefined
   readonly timeout: number
   readonly writes: boolean
+  readonly accepts: HttpRequest['accepts']
 }
 
 interface Answer {
@@ -219,6 +225,7 @@ function prepare(address: string, method: string, init: HttpRequest, { actor, ti
     body,
     timeout: init.timeout === undefined ? timeout : milliseconds(init.timeout, `${actor}: timeout`),
     writes: !init.read && method !== 'GET' && method !== 'HEAD',
+    accepts: init.accepts,
   }
 }
 
@@ -304,13 +311,23 @@ async function exchange(request: Prepared, { actor, signal }: HttpOptions): Prom
 /** Milliseconds within which a connection has to come about. */
 const connectTimeout = 10_000
 
-function ask({ method, url, headers, body }: Prepared): ClientRequest {
+function ask({ method, url, headers, body, accepts }: Prepared): ClientRequest {
   const { request } = url.protocol === 'https:' ? https : http
   const asking = request(url, { method, headers, timeout: connectTimeout })
   // Node tells of any silence that long; only the one before there is a connection proves something
   asking.on('timeout', () => {
     if (isConnecting(asking)) asking.destroy(noConnection())
   })
+  if (accepts) {
+    asking.on('socket', (socket) => {
+      const look = () => {
+        if (!accepts(socket.remoteAddress ?? '')) asking.destroy(new NotAccepted())
+      }
+      // what is to be sent waits for the connection as well, but began to later
+      if (socket.connecting) socket.once('connect', look)
+      else look()
+    })
+  }
   asking.end(body)
   return asking
 }
@@ -319,6 +336,9 @@ function ask({ method, url, headers, body }: Prepared): ClientRequest {
 function isConnecting({ socket }: ClientRequest): boolean {
   return !socket || socket.connecting || (socket instanceof TLSSocket && socket.alpnProtocol === null)
 }
+
+/** A connection was made, but not to an address that the caller accepts. */
+class NotAccepted extends Error {}
 
 function noConnection(): Error {
   return Object.assign(new Error('no connection in time'), { code: 'ETIMEDOUT', syscall: 'connect' })
@@ -564,7 +584,12 @@ const noHandshake = 'Client network socket disconnected before secure TLS connec
 const certificate = /^(?!ERR_SSL_).*(CERT|UNABLE_TO_|HOSTNAME_MISMATCH|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH)/
 
 /** The error of Node is not kept: that of its parser holds the bytes it stumbled over. */
-function networkError(error: Error, { method, place }: Prepared, actor: string): NetworkError {
+function networkError(error: Error, { method, place }: Prepared, actor: string): SpillwayError {
+  if (error instanceof NotAccepted) {
+    return new FatalError(
+      `${actor}: ${method} ${place}: its host has an address that is not accepted, so nothing was sent`,
+    )
+  }
   const { code, message } = error as NodeJS.ErrnoException
   const connected = !provesNoConnection(error)
   const refused = code !== undefined && certificate.test(code)

@@ -11,7 +11,7 @@ let pool: pg.Pool
 beforeAll(async () => {
   server = await startPostgres()
   pool = new pg.Pool({ connectionString: server.url, allowExitOnIdle: true })
-})
+}, 60_000)
 afterAll(async () => {
   await pool.end()
   await server.stop()
