@@ -44,7 +44,9 @@ test('counts the rows that it does not show, and all rows of a replacement', asy
   await sync({ name: 'five', from: rows, to, mode: 'append', state, log: quiet }).run()
   expect(text()).toBe('five: insert 5 rows\n  { id: 0 }\n  { id: 1 }\n  … and 3 rows more\n')
   await sync({ name: 'all', from: rows, to: to.with({ batchSize: 4 }), mode: 'replace', state, log: quiet }).run()
-  expect(text()).toMatch(/^all: replace 4 rows\n[^]*all: replace 1 row\n {2}\{ id: 4 \}\nall: replaced by 5 rows\n$/)
+  expect(text()).toMatch(
+    /^all: replace 4 rows\n.*\n.*\n {2}… and 2 rows more\nall: replace 1 row\n.*\nall: replaced by 5 rows\n$/,
+  )
 })
 
 test('a text cannot move the cursor of a terminal, or begin a line of its own', async () => {
@@ -60,5 +62,5 @@ test('a text cannot move the cursor of a terminal, or begin a line of its own', 
   }).run()
   const shown = text()
   expect(shown.split('\n')).toHaveLength(3)
-  expect(shown).not.toMatch(/[\u001b\u009b\u2028]/)
+  expect(shown.replaceAll('\n', '')).not.toMatch(/[\p{Cc}\u2028]/u)
 })

@@ -7,6 +7,7 @@ import { duckdb } from 'spillway/sources/duckdb'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { definitionOf } from '../../src/destination.js'
 import { readAll } from '../sources/reading.js'
+import { appendThroughKills } from '../support/killed.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 
@@ -40,6 +41,10 @@ const kinds = {
   none: null,
   empty: '',
   hard: 'a "b",\r\n✓ 😀',
+}
+
+async function* oneByOne(rows: AnyRow[]) {
+  for (const row of rows) yield [row]
 }
 
 test('JSON lines hold every value without loss, and are appended to', async () => {
@@ -85,8 +90,8 @@ test('replace writes the rows of the source and nothing else, in all formats, co
   for (const name of ['a.jsonl', 'a.csv', 'a.parquet']) {
     writeFileSync(at(name), 'old\n')
     writeFileSync(`${at(name)}.batches`, '[{"key":"k","from":0,"to":100}]')
-    const to = file({ path: at(name) }).with({ batchSize: 1 })
-    expect(await send(to, rows, 'replace')).toMatchObject({ delivered: 3 })
+    const types = { id: 'integer', name: 'text', at: 'instant' }
+    expect(await handlers(at(name)).replace(oneByOne(rows), context('k', types))).toEqual([])
   }
   expect(text('a.jsonl')).toBe(
     '{"id":1}\n{"id":2,"name":"Grace","at":"2026-03-29T01:30:00.123456Z"}\n{"name":"","id":null}\n',
@@ -164,9 +169,9 @@ test('a record that the file cannot hold is rejected alone', async () => {
 
 // biome-ignore lint/suspicious/noExplicitAny: handlers as the engine calls them
 const handlers = (path: string): any => definitionOf(file({ path }), 'it').handlers
-const context = (idempotencyKey: string, columns = ['id']) => ({
+const context = (idempotencyKey: string, types: Record<string, string> = { id: 'text' }) => ({
   idempotencyKey,
-  table: { columns: columns.map((name) => ({ name })) },
+  table: { columns: Object.entries(types).map(([name, type]) => ({ name, type })) },
   signal: new AbortController().signal,
 })
 
@@ -193,6 +198,22 @@ for (const name of ['a.jsonl', 'a.csv']) {
     }
   })
 }
+
+test('killed with SIGKILL in the middle of writes and started again, every row is there once', async () => {
+  for (const name of ['a.jsonl', 'a.csv']) {
+    const points = [
+      { point: 'half a write', nth: 3 },
+      { point: 'half a write', nth: 1 },
+      { point: 'answered', nth: 2 },
+      { point: 'half a write', nth: 2 },
+    ]
+    await appendThroughKills('file', { path: at(name) }, points)
+    const ids = text(name)
+      .match(/(?<=^|"id":)\d+/gm)!
+      .map(Number)
+    expect(ids.sort((a, b) => a - b)).toEqual(Array.from({ length: 100 }, (_, id) => id))
+  }
+}, 120_000)
 
 test('a batch is not written twice, though others came between', async () => {
   const path = at('a.jsonl')

@@ -275,7 +275,7 @@ export function behavesAsTable(place: () => TablePlace): void {
     const bait = fresh()
     await place().run(`create table ${bait} (id integer)`)
     const evil = `x"; drop table ${bait}; --`
-    const rows = [{ id: 1, [evil]: `'); drop table ${bait}; --`, "it's $1 \\": '${x}' }]
+    const rows = [{ id: 1, [evil]: `'); drop table ${bait}; --`, "it's $1 \\": '$1 $' + '{x}' }]
     const table = `"${evil.replaceAll('"', '""')} table"`
     for (const mode of ['upsert', 'update', 'mirror', 'replace'] as const) {
       expect(await send(place().to(table), rows, { mode })).toMatchObject({ delivered: 1, rejected: 0 })
