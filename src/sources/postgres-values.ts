@@ -64,8 +64,9 @@ const types: { readonly [oid: number]: Converter } = {
 function instant(text: string): Date | string {
   const [, year, rest, bc] = /^(\d{4,})(.*)\+00( BC)?$/.exec(text) ?? []
   if (year === undefined) return text
+  // the year before the first is 0, which has no sign
   const iso = bc
-    ? `-${String(Number(year) - 1).padStart(6, '0')}`
+    ? `${year === '0001' ? '+' : '-'}${String(Number(year) - 1).padStart(6, '0')}`
     : year.length > 4
       ? `+${year.padStart(6, '0')}`
       : year
