@@ -97,17 +97,22 @@ export function postgresTable(
     // a commit on its way holds its rows, so that whatever comes after it waits
     settle: '0ms',
     match,
-    config: pool ? z.object({ url: z.undefined() }) : z.object({ url }),
-    target: ({ url }: Config) => ({ ...(url && placeOf(url)), table: name.join('.') }),
+    config: z.object({ url: pool ? url.optional() : url }),
+    target: ({ url }: Config) => ({ ...(url && !pool && placeOf(url)), table: name.join('.') }),
   })(handlers)(given as Injected<Config>)
 }
 
 type Config = { url?: string | undefined }
 
-const url = z.string().regex(/^postgres(ql)?:\/\//, 'must be like postgres://user:password@host:5432/database')
+const url = z
+  .string()
+  .refine(
+    (text) => /^postgres(ql)?:\/\//.test(text) && URL.canParse(text),
+    'must be like postgres://user:password@host:5432/database, special characters in the password as encodeURIComponent writes them',
+  )
 
 function placeOf(url: string): object {
-  const { host, pathname } = URL.canParse(url) ? new URL(url) : { host: '', pathname: '' }
+  const { host, pathname } = new URL(url)
   return { host, database: pathname.slice(1) }
 }
 
