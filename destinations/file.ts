@@ -1,7 +1,6 @@
 import { createReadStream } from 'node:fs'
 import { type FileHandle, open, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, extname, resolve } from 'node:path'
-import { createInterface } from 'node:readline'
 import {
   type AnyRow,
   ConfigError,
@@ -13,7 +12,7 @@ import {
   RetryableError,
   reject,
 } from 'spillway'
-import { duckdbText, parquetTypes } from './tables/duckdb-text.js'
+import { csvLine, type Format, formats, headerIn } from './tables/formats.js'
 import { jsonOf, textOf, Unfit } from './tables/text.js'
 
 /** What {@link file} is told. */
@@ -164,7 +163,7 @@ async function writeNotes(path: string, notes: readonly Note[]): Promise<void> {
   const target = notesOf(path)
   await synced(`${target}.tmp`, (handle) => handle.writeFile(JSON.stringify(notes.slice(-100))))
   await rename(`${target}.tmp`, target)
-  await syncFolder(target)
+  await syncToDisk(dirname(target))
 }
 
 async function cut(path: string, length: number): Promise<void> {
@@ -223,71 +222,17 @@ function cellsOf(record: AnyRow, columns: readonly string[]): (string | null)[] 
 
 const cellOf = (value: unknown) => (value === null || value === undefined ? null : textOf(value))
 
-/** https://www.rfc-editor.org/rfc/rfc4180 */
-function csvLine(cells: readonly (string | null)[]): string {
-  const quoted = (cell: string) => (/[",\r\n]|^$|^\s|\s$/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell)
-  return `${cells.map((cell) => (cell === null ? '' : quoted(cell))).join()}\r\n`
-}
-
 async function headerOf(path: string): Promise<string[]> {
   let text = ''
   for await (const piece of createReadStream(path, { encoding: 'utf8' })) {
     text += piece
-    const header = /^(?:"(?:[^"]|"")*"|[^"\n])*\r?\n/.exec(text)?.[0]
-    if (header === undefined) continue
-    const cells =
-      header
-        .replace(/^\uFEFF/, '')
-        .trimEnd()
-        .match(/(?:"(?:[^"]|"")*"|[^",])*(?=,|$)/g) ?? []
-    return cells
-      .filter((cell, index) => cell !== '' || index === 0 || cells[index - 1] === '')
-      .map((cell) => (cell.startsWith('"') ? cell.slice(1, -1).replaceAll('""', '"') : cell))
+    const header = headerIn(text)
+    if (header) return header
   }
   throw new FatalError(`${me}: ${path} has no header line: give it one, or another path`)
 }
 
 // ---- replacing ---------------------------------------------------------------------------------------------------------
-
-/** How a file is written as a whole: rows one by one, or from a file of rows when all columns are known. */
-interface Format {
-  /** A row as a line; its columns are called by their numbers in `columns`, which grow. */
-  line(record: AnyRow, columns: Map<string, number>, context: Context): string
-  /** Makes the file of the lines, when there are other lines than those of the file itself. */
-  finish?(lines: string, target: string, columns: readonly string[], context: Context): Promise<void>
-}
-
-const spooled = (
-  record: AnyRow,
-  columns: Map<string, number>,
-  text: (value: unknown, name: string) => string,
-): string => {
-  const cells: Record<string, string> = {}
-  for (const [name, value] of Object.entries(record)) {
-    if (value === undefined) continue
-    if (!columns.has(name)) columns.set(name, columns.size)
-    if (value !== null) cells[`c${columns.get(name)}`] = text(value, name)
-  }
-  return `${JSON.stringify(cells)}\n`
-}
-
-const formats: Record<NonNullable<FileOptions['format']>, Format> = {
-  jsonl: { line: (record) => `${jsonOf(record)}\n` },
-  csv: {
-    line: (record, columns) => spooled(record, columns, textOf),
-    finish: (lines, target, columns) =>
-      synced(target, async (handle) => {
-        for await (const piece of csvOf(lines, columns)) await handle.appendFile(piece)
-      }),
-  },
-  parquet: {
-    line(record, columns, { table }) {
-      const types = new Map(table.columns.map(({ name, type }) => [name, parquetTypes[type]]))
-      return spooled(record, columns, (value, name) => duckdbText(value, types.get(name)!))
-    },
-    finish: parquetOf,
-  },
-}
 
 async function replaced(
   path: string,
@@ -313,11 +258,14 @@ async function replaced(
         await handle.appendFile(text.join(''))
       }
     })
-    await finish?.(lines, `${path}.tmp`, [...columns.keys()], context)
+    if (finish) {
+      await finish(lines, `${path}.tmp`, [...columns.keys()], context)
+      await syncToDisk(`${path}.tmp`)
+    }
     // what they say of the old file must not be believed of the new one
     await rm(notesOf(path), { force: true })
     await rename(`${path}.tmp`, path)
-    await syncFolder(path)
+    await syncToDisk(dirname(path))
     return rejected
   } catch (error) {
     throw error instanceof FatalError
@@ -327,43 +275,6 @@ async function replaced(
     await rm(`${path}.rows.tmp`, { force: true })
     await rm(`${path}.tmp`, { force: true })
   }
-}
-
-async function* csvOf(lines: string, columns: readonly string[]): AsyncGenerator<string> {
-  let piece = columns.length > 0 ? csvLine(columns) : ''
-  for await (const line of createInterface(createReadStream(lines))) {
-    const cells = JSON.parse(line) as Record<string, string>
-    piece += csvLine(columns.map((_, index) => cells[`c${index}`] ?? null))
-    if (piece.length < 1 << 18) continue
-    yield piece
-    piece = ''
-  }
-  yield piece
-}
-
-async function parquetOf(lines: string, target: string, columns: readonly string[], { table }: Context): Promise<void> {
-  if (columns.length === 0)
-    throw new FatalError(`${me}: there are no rows, and a Parquet file cannot be without columns`)
-  const { DuckDBInstance } = await import('@duckdb/node-api')
-  const literal = (text: string) => `'${text.replaceAll("'", "''")}'`
-  const types = new Map(table.columns.map(({ name, type }) => [name, parquetTypes[type]]))
-  const read = columns.map((_, index) => `c${index}: 'VARCHAR'`)
-  const cast = columns.map((name, index) => `c${index}::${types.get(name)!} as "${name.replaceAll('"', '""')}"`)
-  const instance = await DuckDBInstance.create(':memory:', { temp_directory: `${target}.spill` })
-  try {
-    const connection = await instance.connect()
-    await connection.run(`set TimeZone = 'UTC'`)
-    await connection.run(
-      `copy (select ${cast} from read_json(${literal(lines)}, columns = {${read}}, format = 'newline_delimited', maximum_object_size = 67108864))
-       to ${literal(target)} (format parquet)`,
-    )
-    connection.closeSync()
-  } finally {
-    instance.closeSync()
-    await rm(`${target}.spill`, { recursive: true, force: true })
-  }
-  const handle = await open(target, 'r')
-  await handle.sync().finally(() => handle.close())
 }
 
 // ---- durable files -----------------------------------------------------------------------------------------------------
@@ -379,9 +290,10 @@ async function synced(path: string, write: (handle: FileHandle) => Promise<unkno
   }
 }
 
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(dirname(path), 'r')
-  await folder.sync().finally(() => folder.close())
+/** Makes what was written to a file, or the names in a folder, durable. */
+async function syncToDisk(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  await handle.sync().finally(() => handle.close())
 }
 
 async function opened(path: string, flags: string): Promise<FileHandle> {

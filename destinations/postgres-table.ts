@@ -1,4 +1,4 @@
-import type { Client, DatabaseError, Pool, PoolClient } from 'pg'
+import type { DatabaseError } from 'pg'
 import {
   type AnyRow,
   ConfigError,
@@ -11,6 +11,7 @@ import {
   SpillwayError,
 } from 'spillway'
 import { z } from 'zod'
+import { type Connection, connector, type PgConnections } from './tables/postgres-connections.js'
 import { type Columns, handlersOf, partsOf, quoted, type Session } from './tables/sql-table.js'
 import { jsonOf, textOf, Unfit } from './tables/text.js'
 
@@ -33,11 +34,7 @@ export interface PostgresTableOptions extends Injected<PostgresTableConfig> {
   readonly pool?: PgConnections | undefined
 }
 
-/** A `Pool` of the package `pg`, or a connected `Client` of it. */
-export interface PgConnections {
-  connect(...rest: never[]): unknown
-  query(...rest: never[]): unknown
-}
+export type { PgConnections }
 
 const me = 'postgres-table'
 
@@ -76,7 +73,7 @@ export function postgresTable(
     throw new ConfigError(`${me}: a name in table is longer than ${longestName} bytes, and would be cut`)
   }
   if (pool && given.url !== undefined) throw new ConfigError(`${me}: url and pool are both given: give one`)
-  const connect = connector(pool)
+  const connect = connector(pool, me)
   const handlers = handlersOf<Config>({
     actor: me,
     name,
@@ -85,7 +82,9 @@ export function postgresTable(
     fold: (column) => column,
     text,
     transaction: async (context, work) => {
-      const connection = await connect(context.config.url)
+      const connection = await connect(context.config.url).catch((error) => {
+        throw judged(error, false)
+      })
       return transaction(connection, context.signal, work)
     },
   })
@@ -160,13 +159,6 @@ function timeText(date: Date): string {
 
 // ---- transactions ------------------------------------------------------------------------------------------------------
 
-interface Connection {
-  readonly client: Client | PoolClient
-  /** Gives it back; a broken one is closed, whatever it is doing. Absent: it is the user's own. */
-  release?(broken?: Error): void
-  end(): void
-}
-
 /** What is sent as text must be read as we write it; a connection that is gone must not hold rows for hours. */
 const begin = `begin; set local TimeZone = 'UTC'; set local DateStyle = 'ISO'; set local idle_in_transaction_session_timeout = '5min'`
 
@@ -210,7 +202,7 @@ async function transaction<T>(
 }
 
 /** Answers why the connection is of no more use, if so. */
-async function rollback(client: Client | PoolClient): Promise<Error | undefined> {
+async function rollback(client: Connection['client']): Promise<Error | undefined> {
   try {
     await client.query('rollback')
     return undefined
@@ -219,7 +211,7 @@ async function rollback(client: Client | PoolClient): Promise<Error | undefined>
   }
 }
 
-function sessionOf(client: Client | PoolClient): Session {
+function sessionOf(client: Connection['client']): Session {
   const query: Session['query'] = async (text, ...params) =>
     (await client.query({ text, values: params.map((param) => [...param]), rowMode: 'array' })).rows
   return {
@@ -292,62 +284,4 @@ function nextStep(state: string): string | undefined {
   if (state === '42501') return 'grant the user what it needs'
   if (/^(3D|3F|42P01|25006)/.test(state)) return 'check the url and the table; a missing schema or database is not made'
   return undefined
-}
-
-// ---- connections -------------------------------------------------------------------------------------------------------
-
-/** Connections as they are needed. */
-function connector(given: PgConnections | undefined): (url: string | undefined) => Promise<Connection> {
-  let own: { readonly url: string; readonly pool: Promise<Pool> } | undefined
-  let turn: Promise<void> = Promise.resolve()
-  const lend = async (pool: Pool): Promise<Connection> => {
-    try {
-      const client = await pool.connect()
-      return { client, release: (broken) => client.release(broken), end() {} }
-    } catch (error) {
-      throw judged(error, false)
-    }
-  }
-  /** A client does one transaction after the other. */
-  const borrow = async (client: Client): Promise<Connection> => {
-    const before = turn
-    let end = () => {}
-    turn = new Promise((resolve) => {
-      end = resolve
-    })
-    await before
-    const status = client.getTransactionStatus()
-    if (status === 'I') return { client, end }
-    end()
-    throw new ConfigError(
-      `${me}: the client given as pool is ${status === null ? 'not connected' : 'in a transaction'}: give a Pool, or a connected Client that is free`,
-    )
-  }
-  return async (url) => {
-    if (given) return 'totalCount' in given ? lend(given as Pool) : borrow(given as Client)
-    if (own === undefined || own.url !== url) own = { url: url!, pool: poolOf(url!) }
-    return lend(await own.pool)
-  }
-}
-
-async function poolOf(connectionString: string): Promise<Pool> {
-  const pg = await import('pg').catch(() => {
-    throw new ConfigError(`${me}: the driver cannot be loaded: npm install pg`)
-  })
-  try {
-    const pool = new pg.default.Pool({
-      connectionString,
-      connectionTimeoutMillis: 30_000,
-      keepAlive: true,
-      allowExitOnIdle: true,
-      fallback_application_name: 'spillway',
-    })
-    // one that breaks while nobody uses it is simply gone
-    return pool.on('error', () => {})
-  } catch {
-    // what the parser throws holds the whole of it, password included
-    throw new ConfigError(
-      `${me}: url cannot be read; write special characters in the password as encodeURIComponent does`,
-    )
-  }
 }

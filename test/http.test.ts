@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads'
 import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync } from 'node:zlib'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { resolveSecret, secret } from '../src/config.js'
-import { ConfigError, SpillwayError } from '../src/errors.js'
+import { ConfigError, FatalError, SpillwayError } from '../src/errors.js'
 import {
   createHttp,
   HttpError,
@@ -417,6 +417,26 @@ describe('refusals', () => {
     const { error } = await refused(503, {}, { 'retry-after': new Date(Date.now() + 60_000).toUTCString() })
     expect(error.retryAfter).toBeGreaterThan(50_000)
     expect(error.retryAfter).toBeLessThanOrEqual(60_000)
+  })
+
+  test('an address that is not accepted is sent nothing, on a connection that was kept open neither', async () => {
+    const bytes: Buffer[] = []
+    const url = await tcp((socket) => socket.on('data', (data) => bytes.push(data)))
+    const seen: string[] = []
+    const accepts = (address: string) => {
+      seen.push(address)
+      return false
+    }
+    const asks = createHttp({ actor: 'crm', signal: new AbortController().signal, timeout: 5_000 })
+    const refused = await asks.post(url, { json: {}, accepts }).catch((error) => error)
+    expect(refused).toBeInstanceOf(FatalError)
+    expect(refused.message).toMatch(/^crm: POST .*: its host has an address that is not accepted, so nothing was sent$/)
+    expect(seen).toEqual(['127.0.0.1'])
+    const kept = await serving((_, response) => response.end('{}'))
+    expect(await asks.post(kept, { json: {} })).toEqual({})
+    await expect(asks.post(kept, { json: {}, accepts })).rejects.toThrow(FatalError)
+    expect(await asks.post(kept, { json: {}, accepts: () => true })).toEqual({})
+    expect(bytes).toEqual([])
   })
 
   test('a redirect is not followed, so that no token travels, and the message says where it points', async () => {

@@ -81,6 +81,12 @@ test('rows are appended to a CSV file under its own header, whoever wrote it; ro
   expect(text('a.csv')).toBe('\uFEFF"na""me, first",id,\n"x","1","2"\nAda,2,\r\n,4,\r\n')
 })
 
+test('a header may have empty names and line breaks', async () => {
+  writeFileSync(at('a.csv'), ',"two\r\nlines",,x\n')
+  await send(file({ path: at('a.csv') }), [{ x: 1, 'two\r\nlines': 2 }], 'append')
+  expect(text('a.csv')).toBe(',"two\r\nlines",,x\n,2,,1\r\n')
+})
+
 test('replace writes the rows of the source and nothing else, in all formats, columns that come later too', async () => {
   const rows = [
     { id: 1 },

@@ -21,9 +21,9 @@ try {
   rmSync(folder, { recursive: true, force: true })
 }
 
-/** A destination that is written but not exported would be found by its first user. `a-b.ts` beside `a.ts` is a part of it. */
+/** A destination that is written but not exported would be found by its first user. */
 function exportsNameEachFile() {
-  // a folder holds parts of the destination of its name
+  // what stands in folders is a part of destinations, and nobody's to import
   const files = readdirSync(join(root, 'destinations')).filter((file) => file.endsWith('.ts'))
   const written = files.map((file) => `./destinations/${basename(file, '.ts')}`)
   const exported = Object.keys(manifest.exports).filter((path) => path.startsWith('./destinations/'))
