@@ -428,7 +428,7 @@ describe('refusals', () => {
       return false
     }
     const asks = createHttp({ actor: 'crm', signal: new AbortController().signal, timeout: 5_000 })
-    const refused = await asks.post(url, { json: {}, accepts }).catch((error) => error)
+    const refused = await asks.post(url, { json: {}, accepts }).catch((error: unknown) => error as Error)
     expect(refused).toBeInstanceOf(FatalError)
     expect(refused.message).toMatch(/^crm: POST .*: its host has an address that is not accepted, so nothing was sent$/)
     expect(seen).toEqual(['127.0.0.1'])
