@@ -82,7 +82,14 @@ test('two syncs write tables of one file at the same time', async () => {
       state,
       log: quiet,
     }).run()
+  // whoever has the file open in this process sees what is written, because it is one database
+  const instance = await DuckDBInstance.fromCache(both)
+  const connection = await instance.connect()
   expect(await Promise.all([into('a'), into('b')])).toMatchObject([{ delivered: 20 }, { delivered: 20 }])
+  const count = await connection.runAndReadAll('select count(*)::integer from (from a union all from b)')
+  expect(count.getRows()).toEqual([[40]])
+  connection.closeSync()
+  instance.closeSync()
 })
 
 test('a decimal with more digits than the column has is rejected alone, not rounded', async () => {

@@ -230,10 +230,12 @@ test('a batch is not written twice, though others came between', async () => {
 test('when somebody empties the file, what is appended later stays', async () => {
   const path = at('a.jsonl')
   await handlers(path).insert([{ id: 1 }], context('key 1'))
+  await handlers(path).insert([{ id: 9 }], context('key 9'))
   writeFileSync(path, '')
+  await handlers(path).insert([{ id: 1 }], context('key 1'))
   await handlers(path).insert([{ id: 2 }], context('key 2'))
   await handlers(path).insert([{ id: 3 }], context('key 3'))
-  expect(text('a.jsonl')).toBe('{"id":2}\n{"id":3}\n')
+  expect(text('a.jsonl')).toBe('{"id":1}\n{"id":2}\n{"id":3}\n')
 })
 
 test('a replacement that breaks off leaves the old file, and nothing beside it', async () => {

@@ -267,6 +267,7 @@ export function behavesAsTable(place: () => TablePlace): void {
     expect(run).toMatchObject({ delivered: 1, rejected: 5 })
     expect(run.reasons.join()).toMatch(/half of a character.*invalid date/)
     expect(await all(table)).toEqual([{ id: 6n, v: 'well' }])
+    expect(await send(place().to(table), rows, { mode: 'replace' })).toMatchObject({ delivered: 1, rejected: 5 })
     const empty = await send(place().to(table), [{}, { id: 9 }], { mode: 'append' })
     expect(empty).toMatchObject({ delivered: 1, reasons: ['the record has no fields'] })
   })
@@ -313,7 +314,8 @@ export function behavesAsTable(place: () => TablePlace): void {
     const table = fresh()
     const { handlers } = await handlersOf(place().to(table))
     const context = contextIn(place(), 'the key')
-    await handlers['insert']!([{ id: 1 }], context)
+    // an absent field, as `map` may leave it, makes no column
+    await handlers['insert']!([{ id: 1, v: undefined }], context)
     await handlers['insert']!([{ id: 1 }], context)
     await handlers['insert']!([{ id: 2 }], contextIn(place(), 'another key'))
     expect(await all(table)).toEqual([{ id: 1n }, { id: 2n }])
