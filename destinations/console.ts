@@ -27,7 +27,7 @@ export function toConsole(
   function print(batch: readonly AnyRow[], { sync, operation }: Context): void {
     const lines = batch.slice(0, most).map((row) => `  ${rowText(row)}\n`)
     const rest = batch.length > most ? `  … and ${counted(batch.length - most)} more\n` : ''
-    stream.write(`${printable(sync)}: ${operation} ${counted(batch.length)}\n${lines.join('')}${rest}`)
+    stream.write(`${sync}: ${operation} ${counted(batch.length)}\n${lines.join('')}${rest}`)
   }
 
   return destination({ name: 'console', onUnknown: 'resend', settle: '0ms', target: () => ({}) })({
@@ -41,17 +41,15 @@ export function toConsole(
         print(batch, context)
         count += batch.length
       }
-      stream.write(`${printable(context.sync)}: replaced by ${counted(count)}\n`)
+      stream.write(`${context.sync}: replaced by ${counted(count)}\n`)
     },
   })
 }
 
-/** A row on one line, as the console shows values: a bigint as 1n, a date as its ISO text with microseconds. */
+/** A row on one line, without control characters, as the console shows values: a bigint as 1n, a date as its ISO text with microseconds. */
 function rowText(row: AnyRow): string {
   const shown = Object.entries(row).map(([name, value]) => [name, value instanceof Date ? new Shown(value) : value])
-  return printable(
-    inspect(Object.fromEntries(shown), { breakLength: Number.POSITIVE_INFINITY, depth: 6, compact: true }),
-  )
+  return inspect(Object.fromEntries(shown), { breakLength: Number.POSITIVE_INFINITY, depth: 6, compact: true })
 }
 
 class Shown {
@@ -59,14 +57,6 @@ class Shown {
   [inspect.custom](): string {
     return Number.isNaN(this.date.getTime()) ? 'an invalid date' : this.date.toISOString()
   }
-}
-
-/** Data must not move a terminal's cursor or colour what follows. */
-function printable(text: string): string {
-  return text.replace(
-    /[\p{Cc}\u2028\u2029]/gu,
-    (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  )
 }
 
 function counted(count: number): string {

@@ -34,7 +34,8 @@ const me = 'duckdb-table'
  * old rows stand until its end, and still do after a crash.
  *
  * DuckDB lets one process write a file, and nobody else read it meanwhile: the file is open only during a call. While another process
- * has it open, calls wait and are tried again.
+ * has it open, calls wait and are tried again. Its lock does not count within one process: do not read the file by the source
+ * `duckdb` while a sync writes it.
  *
  * A missing table is made from the records' types, with the match fields as its primary key when it is made by `upsert`, and missing
  * columns are added. `BIGINT` holds integers, `HUGEINT` bigints, `DECIMAL(38, 18)` decimals, `TIMESTAMPTZ` a `Date` with its

@@ -40,7 +40,7 @@ export interface HttpConfig {
 }
 
 /** What {@link http} is told of the request that `T`, a batch or a record, makes. */
-export interface HttpOptions<T, R> {
+export interface HttpOptions<T> {
   /** Names the destination in errors, in its config and in the state. @default 'http' */
   readonly name?: string | undefined
   /** The address; where records differ in it, a function. */
@@ -66,10 +66,7 @@ export interface HttpOptions<T, R> {
   readonly errors?: ((reply: unknown, given: T) => Iterable<Outcome>) | undefined
   /** Lets requests go to loopback, link-local and private addresses, and through a proxy there. @default false */
   readonly allowPrivate?: boolean | undefined
-  /** Of that record, for the types alone. */
-  readonly [record]?: (record: R) => void
 }
-declare const record: unique symbol
 
 /**
  * Any HTTP API: a request for each batch, or with `each` for each record. Batch size, rate and concurrency are set by `.with()`.
@@ -94,13 +91,13 @@ declare const record: unique symbol
  * ```
  */
 export function http<R extends object = AnyRow>(
-  options: HttpOptions<R[], R> & { readonly each?: false | undefined },
+  options: HttpOptions<R[]> & { readonly each?: false | undefined },
 ): Destination<R, 'insert' | 'update' | 'upsert'>
 export function http<R extends object = AnyRow>(
-  options: HttpOptions<R, R> & { readonly each: true },
+  options: HttpOptions<R> & { readonly each: true },
 ): Destination<R, 'insert' | 'update' | 'upsert'>
 export function http<R extends object>(
-  options: HttpOptions<R[] & R, R> & { readonly each?: boolean | undefined },
+  options: HttpOptions<R[] & R> & { readonly each?: boolean | undefined },
 ): Destination<R, 'insert' | 'update' | 'upsert'> {
   const { name = 'http', url, auth, method = 'POST', headers = {}, body = (given) => given, each = false } = options
   const { idempotencyHeader = 'idempotency-key', idempotent, errors, allowPrivate = false } = options

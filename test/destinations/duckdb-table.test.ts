@@ -68,6 +68,15 @@ test('a file that another process holds open is told so, and nothing is lost', a
   expect(await it.run()).toMatchObject({ resumed: { delivered: 1 } })
 })
 
+test('a time without a zone is one of UTC in a column that has zones', async () => {
+  await run('create table zoned (id integer primary key, moment timestamptz)')
+  const rows = [{ id: 1, moment: '2026-03-29T02:30:00' }]
+  const to = duckdbTable({ path, table: 'zoned' })
+  await sync({ name: 'zoned', from: rows, to, key: 'id', mode: 'upsert', state: await stateFolder(), log: quiet }).run()
+  const { rows: read } = await readAll(duckdb({ path, query: 'from zoned' }))
+  expect(read).toEqual([{ id: 1, moment: new Date('2026-03-29T02:30:00Z') }])
+})
+
 test('two syncs write tables of one file at the same time', async () => {
   const both = join(folder, 'both.db')
   const rows = Array.from({ length: 20 }, (_, id) => ({ id }))
