@@ -16,10 +16,21 @@ export type {
   NotionType,
   NotionValue,
 } from './notion.js'
+export { html } from './page.js'
 export type { Salesforce, SalesforceApp, SalesforceLimits } from './salesforce.js'
 export type { SalesforceJob } from './salesforce-bulk.js'
 export type { SalesforceField, SalesforceRecord } from './salesforce-org.js'
-export type { ApiRequest, Fault, Faults, LoggedRequest } from './server.js'
+export {
+  type ApiRequest,
+  type Fault,
+  type Faults,
+  type LoggedRequest,
+  type Reply,
+  type Server,
+  type ServerOptions,
+  serve,
+  type Tenant,
+} from './server.js'
 export type { ChannelOptions, Slack, SlackLimits, SlackPost } from './slack.js'
 
 export interface SandboxOptions extends ServerOptions {

@@ -1,4 +1,4 @@
-/** Text made safe to stand in HTML, in an attribute too. */
+/** Text made safe to stand in HTML, in an attribute too: for what the page of a stand-in shows of what it was sent. */
 export function html(text: string): string {
   return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`)
 }

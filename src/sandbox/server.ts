@@ -26,7 +26,10 @@ export interface Reply {
   readonly headers?: Readonly<Record<string, string>>
 }
 
-/** One vendor's API. Tenants share a server because their paths differ. */
+/**
+ * One vendor's API, as {@link serve} asks it. Tenants share a server because their paths differ. What it holds lives in
+ * variables beside it, so that a test can look at it without a request.
+ */
 export interface Tenant {
   /** Whether a request to this path is this vendor's. */
   owns(path: string): boolean
@@ -115,6 +118,7 @@ export interface Server {
   close(): Promise<void>
 }
 
+/** Where {@link serve} listens, and how it answers. */
 export interface ServerOptions {
   /** @default a free one */
   readonly port?: number | undefined
@@ -126,8 +130,29 @@ export interface ServerOptions {
   readonly log?: number | undefined
 }
 
-/** Listens, hands each request to the tenant that owns its path, and lets faults happen on the way. */
-export async function serve(tenants: readonly Tenant[], options: ServerOptions): Promise<Server> {
+/**
+ * Starts a local server for stand-ins of your own: it reads each request to its end, hands it to the tenant that owns its path, and
+ * lets faults happen on the way. Its page at `/` shows what the tenants show.
+ *
+ * @throws ConfigError when the port cannot be had.
+ *
+ * @example
+ * ```ts
+ * const names: string[] = []
+ * const crm: Tenant = {
+ *   owns: (path) => path === '/names',
+ *   answer({ method, body }) {
+ *     if (method === 'POST') names.push(...(body as string[]))
+ *     return { status: 200, body: { names } }
+ *   },
+ *   refusal: (status, reason) => ({ error: reason ?? `status ${status}` }),
+ *   page: () => `<h2>Names</h2><p>${html(names.join(', '))}</p>`,
+ * }
+ * const server = await serve([crm])
+ * server.faults.next({ kind: 'cut', applied: true })
+ * ```
+ */
+export async function serve(tenants: readonly Tenant[], options: ServerOptions = {}): Promise<Server> {
   const latency = options.latency === undefined ? 0 : milliseconds(options.latency, 'sandbox(): latency')
   const keep = options.log ?? 1000
   const requests: LoggedRequest[] = []

@@ -21,11 +21,11 @@ try {
   rmSync(folder, { recursive: true, force: true })
 }
 
-/** A destination that is written but not exported would be found by its first user. */
+/** A destination that is written but not exported would be found by its first user. What stands in a folder there is private. */
 function exportsNameEachFile() {
-  // what stands in folders is a part of destinations, and nobody's to import
-  const files = readdirSync(join(root, 'destinations')).filter((file) => file.endsWith('.ts'))
-  const written = files.map((file) => `./destinations/${basename(file, '.ts')}`)
+  const written = readdirSync(join(root, 'destinations'))
+    .filter((name) => name.endsWith('.ts'))
+    .map((file) => `./destinations/${basename(file, '.ts')}`)
   const exported = Object.keys(manifest.exports).filter((path) => path.startsWith('./destinations/'))
   if (written.sort().join() !== exported.sort().join()) {
     throw new Error(`package.json exports ${exported.join(', ')}; the folder destinations has ${written.join(', ')}`)

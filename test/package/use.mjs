@@ -4,9 +4,10 @@ import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
 import { destination, sync } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
-import { sandbox } from 'spillway/sandbox'
+import { sandbox, serve } from 'spillway/sandbox'
 import { duckdb } from 'spillway/sources/duckdb'
 import { postgres } from 'spillway/sources/postgres'
+import { conformance } from 'spillway/testing'
 
 function* people() {
   yield { id: 1, email: 'ada@example.com' }
@@ -36,5 +37,8 @@ await assert.rejects(sync({ name: 'table', from: table, to: print }).run(), /npm
 const sheet = googleSheets({ spreadsheet: 'none', tab: 'none', token: 'none' })
 await assert.rejects(sync({ name: 'sheet', from: people, to: sheet }).run(), /npm install @googleapis\/sheets/)
 
-assert.equal(typeof sandbox, 'function')
+assert.deepEqual(
+  [sandbox, serve, conformance].map((one) => typeof one),
+  ['function', 'function', 'function'],
+)
 console.log('the package works where it is installed')

@@ -1,0 +1,2 @@
+export { type Conformance, conformance, type LeftOut, type Rule } from './conformance.js'
+export type { Place } from './place.js'
