@@ -1,5 +1,5 @@
 import { generateKeyPairSync, randomBytes, verify } from 'node:crypto'
-import { type Content, extent, letters, put, read, shown, widest } from './grid.js'
+import { type Content, extent, letters, type NumberFormat, put, read, shown, widest } from './grid.js'
 import { html } from './page.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 import {
@@ -9,6 +9,7 @@ import {
   type Book,
   batchUpdate,
   copy,
+  formatOf,
   inputOption,
   list,
   spreadsheet,
@@ -375,7 +376,7 @@ function table(tab: Tab): string {
   const columns = Array.from({ length: Math.max(used.columns, 3) }, (_, column) => column)
   const head = columns.map((column) => `<th>${letters(column)}</th>`).join('')
   const body = rows.map((row, index) => {
-    const cells = columns.map((column) => cell(row[column])).join('')
+    const cells = columns.map((column) => cell(row[column], formatOf(tab, index, column))).join('')
     return `<tr${index === 0 ? ' class="head"' : ''}><th>${index + 1}</th>${cells}</tr>`
   })
   const size = `${used.rows.toLocaleString('en')} rows in use of ${tab.rowCount.toLocaleString('en')} × ${tab.columnCount}`
@@ -390,9 +391,9 @@ ${body.join('\n')}
 </tbody></table></div>${more}`
 }
 
-function cell(content: Content | undefined): string {
+function cell(content: Content | undefined, format?: NumberFormat): string {
   if (!content) return '<td class="blank"></td>'
   if (content.formula) return `<td class="formula" title="formula">${html(content.formula)}</td>`
-  const text = html(shown(content))
+  const text = html(shown(content, format))
   return `<td class="${typeof content.value}"${text.length > 40 ? ` title="${text}"` : ''}>${text}</td>`
 }

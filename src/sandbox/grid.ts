@@ -175,10 +175,17 @@ const day = 86_400_000
 /** 1970-01-01 in days since 1899-12-30, from which Sheets counts. */
 const epoch = 25_569
 
-/** A cell as Sheets shows it, in its automatic format. */
-export function shown({ value, format }: Content): string {
+/** A number format, as `repeatCell` gives it: https://developers.google.com/workspace/sheets/api/guides/formats. */
+export interface NumberFormat {
+  readonly type: string
+  readonly pattern: string
+}
+
+/** A cell as Sheets shows it: in the format of its column, or else in its automatic one. */
+export function shown({ value, format }: Content, column?: NumberFormat): string {
   if (typeof value === 'boolean') return value ? 'TRUE' : 'FALSE'
   if (typeof value === 'string') return value
+  if (column) return formatted(value, column)
   if (format === 'PERCENT') return `${shown({ value: Number((value * 100).toFixed(2)) })}%`
   if (format !== undefined) {
     const iso = new Date(Math.round((value - epoch) * day)).toISOString()
@@ -186,4 +193,29 @@ export function shown({ value, format }: Content): string {
   }
   const digits = Number.isInteger(value) && Math.abs(value) < 1e15 ? value : Number(value.toPrecision(10))
   return String(digits).replace('e', 'E')
+}
+
+function formatted(value: number, { type, pattern }: NumberFormat): string {
+  if (/DATE|TIME/.test(type)) {
+    const [, year = '', month, day_, hour, minute, second] =
+      /^(.+)-(..)-(..)T(..):(..):(..)/.exec(new Date(Math.round((value - epoch) * day)).toISOString()) ?? []
+    let timed = false
+    return pattern.replace(/"([^"]*)"|yyyy|yy|mm?|dd?|hh?|ss?/g, (token, literal?: string) => {
+      if (literal !== undefined) return literal
+      // `mm` after the hour means minutes
+      const part = { y: year.slice(-token.length), m: timed ? minute : month, d: day_, h: hour, s: second }[token[0]!]!
+      timed = token.startsWith('h')
+      return token.length === 1 ? String(Number(part)) : part
+    })
+  }
+  return pattern.replace(
+    /"([^"]*)"|(#,##)?0(\.0+)?%?/g,
+    (number, literal?: string, thousands?: string, decimals = '.') => {
+      if (literal !== undefined) return literal
+      const digits = decimals.length - 1
+      const scaled = number.endsWith('%') ? value * 100 : value
+      const options = { minimumFractionDigits: digits, maximumFractionDigits: digits, useGrouping: Boolean(thousands) }
+      return scaled.toLocaleString('en', options) + (number.endsWith('%') ? '%' : '')
+    },
+  )
 }

@@ -10,6 +10,7 @@ import {
   type Grid,
   letters,
   maxCharacters,
+  type NumberFormat,
   type Plain,
   parseA1,
   put,
@@ -24,6 +25,8 @@ export interface Tab extends Grid {
   readonly sheetId: number
   readonly properties: { title: string; hidden?: boolean; frozenRowCount?: number; frozenColumnCount?: number }
   readonly metadata: Metadata[]
+  /** The number formats of whole columns, from the row `top` on. */
+  readonly formats: Map<number, NumberFormat & { readonly top: number }>
 }
 interface Metadata {
   readonly metadataId: number
@@ -64,6 +67,7 @@ export function copy(book: Book): Book {
     ...tab,
     properties: { ...tab.properties },
     metadata: [...tab.metadata],
+    formats: new Map(tab.formats),
     rows: [...tab.rows],
   }))
   return { ...book, tabs }
@@ -110,20 +114,28 @@ function properties(book: Book, tab: Tab): unknown {
   }
 }
 
+/** The number format that a cell has from its column. */
+export function formatOf({ formats }: Tab, row: number, column: number): NumberFormat | undefined {
+  const format = formats.get(column)
+  return format && row >= format.top ? format : undefined
+}
+
 function gridData(tab: Tab, area: Area): unknown {
-  const values = (row: readonly (Content | undefined)[]) =>
-    Array.from(row, (cell) => {
-      if (!cell) return {}
+  const values = (row: readonly (Content | undefined)[], offset: number) =>
+    Array.from(row, (cell, column) => {
+      const numberFormat = formatOf(tab, area.top + offset, area.left + column)
+      const format = numberFormat && { userEnteredFormat: { numberFormat } }
+      if (!cell) return format ?? {}
       const effectiveValue = cell.formula
         ? { errorValue: { type: 'N_A', message: 'The sandbox does not calculate formulas.' } }
         : extended(cell.value)
       const userEnteredValue = cell.formula ? { formulaValue: cell.formula } : effectiveValue
-      return { userEnteredValue, effectiveValue, formattedValue: shown(cell) }
+      return { userEnteredValue, effectiveValue, formattedValue: shown(cell, numberFormat), ...format }
     })
   return {
     ...(area.top > 0 && { startRow: area.top }),
     ...(area.left > 0 && { startColumn: area.left }),
-    rowData: read(tab, area).map((row) => (row.length > 0 ? { values: values(row) } : {})),
+    rowData: read(tab, area).map((row, offset) => (row.length > 0 ? { values: values(row, offset) } : {})),
   }
 }
 
@@ -211,6 +223,10 @@ const changes: Record<string, (book: Book, request: Body) => unknown> = {
     if (to - from >= count) {
       throw new ApiError(400, `You can't delete all the ${dimension.toLowerCase()} on the sheet.`)
     }
+    const frozen = (dimension === 'ROWS' ? tab.properties.frozenRowCount : tab.properties.frozenColumnCount) ?? 0
+    if (from <= frozen && Math.min(to, count) === count) {
+      throw new ApiError(400, `You can't delete all the non-frozen ${dimension.toLowerCase()} on the sheet.`)
+    }
     shift(tab, dimension, from, from - Math.min(to, count))
   },
 
@@ -226,6 +242,23 @@ const changes: Record<string, (book: Book, request: Body) => unknown> = {
     if (!values) return
     if (range) clear(tab, { top, left, bottom: range.endRowIndex, right: range.endColumnIndex })
     put(tab, top, left, cells)
+  },
+
+  repeatCell(book, { range, cell, fields }) {
+    const tab = byId(book, range?.sheetId)
+    if (fieldList(fields).join() !== 'userEnteredFormat.numberFormat' || range?.endRowIndex !== undefined) {
+      throw new ApiError(501, 'the sandbox keeps number formats of columns, and no other.')
+    }
+    const { type, pattern } = cell?.userEnteredFormat?.numberFormat ?? {}
+    const [from, to] = [range.startColumnIndex ?? 0, range.endColumnIndex ?? tab.columnCount]
+    if (!(from < to && to <= tab.columnCount)) throw new ApiError(400, 'The range is outside of the grid.')
+    if (type !== undefined && !numberFormats.includes(type)) {
+      throw new ApiError(400, `Invalid value at 'cell.user_entered_format.number_format.type': "${type}"`)
+    }
+    for (let column = from; column < to; column++) {
+      if (type === undefined) tab.formats.delete(column)
+      else tab.formats.set(column, { type, pattern: String(pattern ?? ''), top: range.startRowIndex ?? 0 })
+    }
   },
 
   appendCells(book, { sheetId, rows, fields }) {
@@ -280,6 +313,9 @@ const changes: Record<string, (book: Book, request: Body) => unknown> = {
   },
 }
 
+/** https://developers.google.com/workspace/sheets/api/reference/rest/v4/spreadsheets/cells#NumberFormatType */
+const numberFormats = ['TEXT', 'NUMBER', 'PERCENT', 'CURRENCY', 'DATE', 'TIME', 'DATE_TIME', 'SCIENTIFIC']
+
 /** Adds a tab with the properties that `addSheet` takes. */
 export function addTab(book: Book, given: Body): Tab {
   const sheetId = given.sheetId ?? randomInt(1, 2 ** 31)
@@ -290,6 +326,7 @@ export function addTab(book: Book, given: Body): Tab {
     sheetId,
     properties: { title: freeTitle(book, given.title ?? `Sheet${book.tabs.length + 1}`) },
     metadata: [],
+    formats: new Map(),
     rowCount: given.gridProperties?.rowCount ?? 1000,
     columnCount: given.gridProperties?.columnCount ?? 26,
     rows: [],
@@ -404,7 +441,11 @@ export function values(book: Book, range: string, query: URLSearchParams): unkno
     query.get('valueRenderOption') ?? 'FORMATTED_VALUE',
     query.get('dateTimeRenderOption') ?? 'SERIAL_NUMBER',
   ]
-  const rows = read(tab, area).map((row) => Array.from(row, (cell) => rendered(cell, render, dates)))
+  const rows = read(tab, area).map((row, offset) =>
+    Array.from(row, (cell, column) =>
+      rendered(cell, render, dates, formatOf(tab, area.top + offset, area.left + column)),
+    ),
+  )
   const turned = columns
     ? transpose(rows, '').map((column) => column.slice(0, column.findLastIndex((cell) => cell !== '') + 1))
     : rows
@@ -415,11 +456,12 @@ export function values(book: Book, range: string, query: URLSearchParams): unkno
   }
 }
 
-function rendered(cell: Content | undefined, option: string, dates: string): Plain {
+function rendered(cell: Content | undefined, option: string, dates: string, format?: NumberFormat): Plain {
   if (!cell) return ''
   if (option === 'FORMULA' && cell.formula) return cell.formula
-  const asText = option === 'FORMATTED_VALUE' || (cell.format?.startsWith('DATE') && dates === 'FORMATTED_STRING')
-  return asText ? shown(cell) : cell.value
+  const isDate = /DATE|TIME/.test(format?.type ?? cell.format ?? '')
+  const asText = option === 'FORMATTED_VALUE' || (isDate && dates === 'FORMATTED_STRING')
+  return asText ? shown(cell, format) : cell.value
 }
 
 /** Carries out `values.batchUpdate`. */

@@ -644,6 +644,7 @@ describe('config', () => {
     [{ spreadsheet: '' }, 'google-sheets: spreadsheet is empty'],
     [{ tab: '' }, 'google-sheets: tab is empty'],
     [{ input: 'raw' as 'RAW' }, "google-sheets: input is \"raw\"; it must be 'RAW' or 'USER_ENTERED'"],
+    [{ formats: { score: '' } }, 'google-sheets: formats has no pattern for score'],
     [{ formulas: ['x'] }, "google-sheets: formulas are only executed with input: 'USER_ENTERED'"],
   ])('option %j is refused at once', (options, message) => {
     expect(() => people(options)).toThrow(ConfigError)
@@ -1283,6 +1284,224 @@ test('verify of a quota begins again, and a spreadsheet that is not shared is na
   await expect(driftOf([{ id: 1 }])).rejects.toThrow('check the id book')
 })
 
+// ---- update and delete -----------------------------------------------------------------------------------------------
+
+/** Sends records in a mode by key. */
+function keyed(records: AnyRow[], mode: 'update' | 'mirror', policy: Policy = {}, name = 'people'): Promise<Run> {
+  const to = people().with({ ...quick, ...policy })
+  return sync({ name, from: records, to, state, log, key: 'id', mode }).run({ allowDeletes: true })
+}
+
+test('update changes the rows that are there, and rejects the others without adding a row, a column or a tab', async () => {
+  book({
+    People: [
+      ['id', 'name', 'note'],
+      [1, 'a', 'mine'],
+      [2, 'b', 'mine'],
+    ],
+  })
+  const records = [
+    { id: 2, name: 'B', note: null },
+    { id: 3, name: 'C' },
+    { id: '1', name: 'A' },
+  ]
+  expect(await keyed(records, 'update')).toMatchObject({ delivered: 2, rejected: 1 })
+  expect(await reasons()).toEqual(['no row of People has its key'])
+  expect(rows()).toEqual([
+    ['id', 'name', 'note'],
+    [1, 'A', 'mine'],
+    [2, 'B'],
+  ])
+  const rejected = await handlers({ tab: 'Missing' }).update([{ id: 1, more: 1 }], { match: ['id'] })
+  expect(rejected.map(({ reason }) => reason)).toEqual(['no row of Missing has its key'])
+  expect(box.sheets.tabs(id)).toEqual(['People'])
+})
+
+test('a row that is gone from the source is deleted, wherever rows stand by then, and all others stay', async () => {
+  book({ People: [['id', 'name'], [], [null, 'a remark']] })
+  const records = Array.from({ length: 9 }, (_, row) => ({ id: row, name: `n${row}` }))
+  await keyed(records, 'mirror')
+  const range = { sheetId: await sheetId(), dimension: 'ROWS', startIndex: 1, endIndex: 2 }
+  await handChange({ deleteDimension: { range } }) // somebody closes the gap
+  const left = records.filter((_, row) => ![0, 3, 4, 8].includes(row))
+  expect(await keyed(left, 'mirror')).toMatchObject({ unchanged: 5, deletes: { delivered: 4 } })
+  expect(rows()).toEqual([['id', 'name'], [null, 'a remark'], ...left.map(({ id, name }) => [id, name])])
+})
+
+test('a row that somebody has deleted is done, and one whose key stands twice is left to people', async () => {
+  book()
+  await keyed([{ id: 1 }, { id: 2 }, { id: 3 }], 'mirror')
+  await handWrite('People!A2', [['x'], [2], [3], [3]])
+  expect(await keyed([], 'mirror')).toMatchObject({ deletes: { delivered: 2, rejected: 1 } })
+  expect(await reasons()).toEqual(['its key stands in rows 4 and 5 of People: keep one of them'])
+  expect(rows()).toEqual([['id'], ['x'], [3], [3]])
+})
+
+test('deleting all rows below a frozen header leaves the header', async () => {
+  book({ People: [['id'], [1], [2]] })
+  const gridProperties = { rowCount: 3, frozenRowCount: 1 }
+  await handChange({
+    updateSheetProperties: {
+      properties: { sheetId: await sheetId(), gridProperties },
+      fields: 'gridProperties.rowCount,gridProperties.frozenRowCount',
+    },
+  })
+  const { remove, upsert } = handlers()
+  const match = ['id']
+  expect(await remove([{ id: 1 }, { id: 2 }], { match })).toEqual([])
+  expect(rows()).toEqual([['id']])
+  await upsert([{ id: 3 }], { match })
+  expect(rows()).toEqual([['id'], [3]])
+})
+
+test.each<[string, Fault]>([
+  ['cut before it', { kind: 'cut' }],
+  ['cut after it', { kind: 'cut', applied: true }],
+  ['503 after it', { kind: 'status', status: 503, applied: true }],
+  ['a web page after it', { kind: 'html', applied: true }],
+])('a delete that is repeated, %s, takes no neighbour away', async (_, fault) => {
+  book({ People: [['id'], [1], [2], [1.5], [3]] })
+  const { remove } = handlers()
+  const call = { match: ['id'], idempotencyKey: 'k' }
+  box.faults.next({ ...fault, when: writes })
+  await expect(remove([{ id: 1 }, { id: 2 }], call)).rejects.toThrow('is not known')
+  expect(await remove([{ id: 1 }, { id: 2 }], { ...call, attempt: 2 })).toEqual([])
+  expect(rows()).toEqual([['id'], [1.5], [3]])
+})
+
+test('a delete that lands after its repetition has looked, or has been done, is not done twice', async () => {
+  book({ People: [['id'], [1], [2], [3], [4]] })
+  let landing: Promise<unknown> | undefined
+  const { port, close } = await between(box.url, async (body) => {
+    const [lost] = box.requests.filter(writes)
+    // header, tail and keys have been read: now the first request lands
+    if ((body['valueRanges'] as unknown[])?.length === 3 && lost) {
+      landing ??= handChange(...(lost.body as { requests: object[] }).requests)
+    }
+    await landing
+    return body
+  })
+  const { remove } = handlers({ endpoint: `http://127.0.0.1:${port}` })
+  const call = { match: ['id'], idempotencyKey: 'k' }
+  box.faults.next({ kind: 'cut', when: writes })
+  await expect(remove([{ id: 1 }], call)).rejects.toThrow('is not known')
+  await expect(remove([{ id: 1 }], { ...call, attempt: 2 })).rejects.toThrow(RetryableError)
+  expect(await remove([{ id: 1 }], { ...call, attempt: 3 })).toEqual([])
+  expect(landing).toBeDefined()
+  expect(rows()).toEqual([['id'], [2], [3], [4]])
+  await close()
+
+  const late = { match: ['id'], idempotencyKey: 'late' }
+  const direct = handlers()
+  await expect(direct.remove([{ id: 2 }], { ...late, signal: cutOffWhenItArrives() })).rejects.toThrow('is not known')
+  await direct.remove([{ id: 2 }], { ...late, attempt: 2 })
+  await expect.poll(() => box.requests.filter(({ status }) => status === undefined).length).toBe(1)
+  expect(rows()).toEqual([['id'], [3], [4]])
+})
+
+test('rows written after a delete in the same run stand where they belong', async () => {
+  book({ People: [['id'], [1], [2], [3]] })
+  const { remove, upsert } = handlers()
+  const match = ['id']
+  await upsert([{ id: 4 }], { match })
+  await remove([{ id: 1 }, { id: 3 }, { id: 4 }], { match })
+  await upsert([{ id: 5 }, { id: 2 }], { match })
+  expect(rows()).toEqual([['id'], [2], [5]])
+})
+
+test('a thousand upserted rows take four requests at most, and a thousand deleted ones as well', async () => {
+  book()
+  const records = Array.from({ length: 1_000 }, (_, row) => ({ id: row, name: `n${row}`, score: row / 7 }))
+  const cost = async (work: () => Promise<unknown>) => {
+    const before = box.requests.length
+    await work()
+    return box.requests.length - before
+  }
+  expect(await cost(() => keyed(records, 'mirror'))).toBe(2)
+  const changed = records.map((record) => ({ ...record, score: 0 }))
+  expect(await cost(() => keyed(changed, 'mirror'))).toBe(4)
+  expect(await cost(() => keyed([], 'mirror'))).toBe(4)
+  expect(rows()).toEqual([['id', 'name', 'score']])
+})
+
+// ---- formats ---------------------------------------------------------------------------------------------------------
+
+/** What a person sees in the tab. */
+async function seen(tab = 'People'): Promise<unknown[][]> {
+  const url = `${box.url}/v4/spreadsheets/${id}/values/${tab}`
+  const response = await fetch(url, { headers: { authorization: `Bearer ${box.sheets.token}` } })
+  return ((await response.json()) as { values: unknown[][] }).values
+}
+
+const formats = { score: '0.00', share: '0%', day: 'yyyy-mm-dd', at: 'yyyy-mm-dd hh:mm:ss', sum: '#,##0.0" EUR"' }
+const formattedRecord = {
+  id: 1,
+  score: 0.5,
+  share: 0.12,
+  day: '2026-11-21',
+  at: new Date('2026-11-21T23:30:15Z'),
+  sum: 1234.56,
+  plain: '2026-11-21',
+}
+
+test.each(inputs)('numbers and dates are shown as asked for, and no day is shifted (%s)', async (input) => {
+  book()
+  await send([formattedRecord, { id: 2, day: '2024-02-29', at: '1999-12-31T23:59:59' }], { key: 'id', formats, input })
+  await send([{ id: 3, score: 1, day: '1970-01-01', at: '2026-01-02' }], { key: 'id', formats, input, name: 'later' })
+  expect(await seen()).toEqual([
+    ['id', 'score', 'share', 'day', 'at', 'sum', 'plain'],
+    ['1', '0.50', '12%', '2026-11-21', '2026-11-21 23:30:15', '1,234.6 EUR', '2026-11-21'],
+    ['2', '', '', '2024-02-29', '1999-12-31 23:59:59'],
+    ['3', '1.00', '', '1970-01-01', '2026-01-02 00:00:00'],
+  ])
+  expect(rows()[1]!.slice(1, 4)).toEqual([0.5, 0.12, 46_347])
+})
+
+test('what is no date stays text, under a format for dates too, and so does a date without one', async () => {
+  book()
+  const days = ['2026-02-30', 'soon', '2026-11-21T10:00:00+02:00', '21.11.2026', '']
+  await send(
+    days.map((day) => ({ day, other: '2026-11-21' })),
+    { formats: { day: 'd"th of "m' } },
+  )
+  expect(rows().slice(1)).toEqual(days.map((day) => [day || null, '2026-11-21']))
+})
+
+test('dates as keys are found again', async () => {
+  book()
+  const options = { key: 'day', formats: { day: 'dd/mm/yyyy' } }
+  await send([{ day: '2026-11-21', n: 1 }], options)
+  await send([{ day: '2026-11-21', n: 2 }], { ...options, name: 'again' })
+  expect(await seen()).toEqual([
+    ['day', 'n'],
+    ['21/11/2026', '2'],
+  ])
+})
+
+test('formats are asked for once a run, and again for rows and columns that are new to the grid', async () => {
+  book({ People: [] })
+  const { upsert } = handlers({ formats: { n: '0.0' } })
+  const formatting = () => box.requests.filter(writes).map((request) => bodyOf(request).includes('repeatCell'))
+  const match = ['id']
+  await upsert([{ id: 1, n: 1 }], { match })
+  await upsert([{ id: 2, n: 1 }], { match })
+  await upsert(
+    Array.from({ length: 1_000 }, (_, row) => ({ id: row, n: row })),
+    { match },
+  )
+  await upsert([{ id: 3, more: 1 }], { match })
+  await upsert([{ id: 4, n: 2 }], { match })
+  expect(formatting()).toEqual([true, false, true, true, false])
+})
+
+test('replace and verify() know formats as well', async () => {
+  book()
+  await handlers({ formats }).replace([[formattedRecord]])
+  expect((await seen())[1]!.slice(3, 5)).toEqual(['2026-11-21', '2026-11-21 23:30:15'])
+  await send([formattedRecord], { key: 'id', formats })
+  expect(await driftOf([formattedRecord], { formats })).toEqual({ counts: allTheSame(1), differences: [] })
+})
+
 // ---- helpers ---------------------------------------------------------------------------------------------------------
 
 type Handled = { readonly record: AnyRow; readonly reason: string }
@@ -1316,12 +1535,14 @@ function handlers(options: Partial<GoogleSheetsOptions> = {}) {
     ...over,
   })
   const call =
-    (operation: 'insert' | 'upsert' | 'verify') =>
+    (operation: 'insert' | 'update' | 'upsert' | 'delete' | 'verify') =>
     async (batch: AnyRow[], over: object = {}) =>
       definition.handlers[operation]!(batch, await context(operation, batch, over))
   return {
     insert: call('insert') as (batch: AnyRow[], over?: object) => Promise<Handled[]>,
     upsert: call('upsert') as (batch: AnyRow[], over?: object) => Promise<Handled[]>,
+    update: call('update') as (batch: AnyRow[], over?: object) => Promise<Handled[]>,
+    remove: call('delete') as (batch: AnyRow[], over?: object) => Promise<Handled[]>,
     verify: call('verify') as (batch: AnyRow[], over?: object) => Promise<AnyRow[]>,
     async replace(batches: AnyRow[][]): Promise<Handled[]> {
       const seen: AnyRow[] = []
