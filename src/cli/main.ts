@@ -9,6 +9,7 @@ import { initCommand } from './init.js'
 import { planCommand } from './plan.js'
 import { resetCommand } from './reset.js'
 import { adoptCommand, redriveCommand, runCommand } from './run.js'
+import { sandboxCommand } from './sandbox.js'
 import { statusCommand } from './status.js'
 import { verifyCommand } from './verify.js'
 
@@ -38,6 +39,7 @@ for (const command of [
   redriveCommand(),
   resetCommand(),
   initCommand(version),
+  sandboxCommand(),
 ]) {
   program.addCommand(
     command.copyInheritedSettings(program).showHelpAfterError(`(spillway ${command.name()} --help says more)`),

@@ -350,6 +350,58 @@ test.each([
   expect(box.sheets.tabs('book')).toEqual(['People'])
 })
 
+test('a column is shown in the number format that it is given, on the page and in answers; its values stay', async () => {
+  const api = await start(
+    {},
+    {
+      tabs: {
+        People: [
+          ['sum', 'day', 'share'],
+          [1234.5, 46_347, 0.126],
+          ['text', 0.75],
+        ],
+      },
+    },
+  )
+  const { data } = await api.get({ spreadsheetId })
+  const sheetId = data.sheets?.[0]?.properties?.sheetId
+  const format = (column: number, type: string, pattern: string) => ({
+    repeatCell: {
+      range: { sheetId, startRowIndex: 1, startColumnIndex: column, endColumnIndex: column + 1 },
+      cell: { userEnteredFormat: { numberFormat: { type, pattern } } },
+      fields: 'userEnteredFormat.numberFormat',
+    },
+  })
+  const change = (...requests: object[]) => api.batchUpdate({ spreadsheetId, requestBody: { requests } })
+  const columns = [
+    format(0, 'NUMBER', '#,##0.00" <EUR>"'),
+    format(1, 'DATE_TIME', 'd.m.yy h:mm'),
+    format(2, 'PERCENT', '0%'),
+  ]
+  await change(...columns)
+  expect((await api.values.get({ spreadsheetId, range: 'People' })).data.values).toEqual([
+    ['sum', 'day', 'share'],
+    ['1,234.50 <EUR>', '21.11.26 0:00', '13%'],
+    ['text', '30.12.99 18:00'],
+  ])
+  expect(box.sheets.rows('book', 'People')[1]).toEqual([1234.5, 46_347, 0.126])
+  expect(await (await fetch(box.url)).text()).toContain('1,234.50 &#60;EUR&#62;')
+  expect((await refusal(change(format(30, 'NUMBER', '0')))).message).toContain('outside of the grid')
+  expect((await refusal(change(format(0, 'number', '0')))).message).toContain('"number"')
+})
+
+test('the rows below a frozen header cannot all be deleted', async () => {
+  const api = await start({}, { tabs: { People: [['a'], ['b']] } })
+  const { data } = await api.get({ spreadsheetId })
+  const sheetId = data.sheets?.[0]?.properties?.sheetId
+  const change = (...requests: object[]) => api.batchUpdate({ spreadsheetId, requestBody: { requests } })
+  const properties = { sheetId, gridProperties: { frozenRowCount: 1 } }
+  const rows = { deleteDimension: { range: { sheetId, dimension: 'ROWS', startIndex: 1, endIndex: 1000 } } }
+  await change({ updateSheetProperties: { properties, fields: 'gridProperties.frozenRowCount' } })
+  expect((await refusal(change(rows))).message).toContain("can't delete all the non-frozen rows")
+  expect(box.sheets.rows('book', 'People')).toEqual([['a'], ['b']])
+})
+
 test('the last tab cannot be deleted, another one can', async () => {
   const api = await start({}, { tabs: { One: [], Two: [] } })
   const { data } = await api.get({ spreadsheetId })

@@ -1,0 +1,76 @@
+import { Command, InvalidArgumentError } from 'commander'
+import type { Duration } from '../duration.js'
+import { type Sandbox, sandbox } from '../sandbox/index.js'
+import { whole } from './plan.js'
+
+interface Options {
+  readonly port: number
+  readonly host: string
+  readonly latency?: Duration
+}
+
+export function sandboxCommand(): Command {
+  return new Command('sandbox')
+    .summary("start a local server that speaks the vendors' APIs")
+    .description(
+      "Starts a local server that speaks the vendors' APIs, keeps in memory what is written to it, and shows it on a page. No vendor is contacted.",
+    )
+    .option('--port <number>', 'where it listens', port, 4010)
+    .option(
+      '--host <address>',
+      'the address it listens on; it has no protection, so leave it on this machine',
+      '127.0.0.1',
+    )
+    .option('--latency <duration>', 'how long every request takes, such as 200ms', duration)
+    .addHelpText(
+      'after',
+      `
+Example:
+  spillway sandbox --port 4010 --latency 200ms`,
+    )
+    .action(async ({ port, host, latency }: Options) => {
+      const stopped = new Promise<void>((resolve) => {
+        process.once('SIGINT', resolve)
+        process.once('SIGTERM', resolve)
+      })
+      const box = await sandbox({ port, host, latency })
+      process.stdout.write(greeting(box))
+      await stopped
+      await box.close()
+      process.stdout.write('\nThe sandbox is closed; what was in it is gone.\n')
+    })
+}
+
+/** What there is for each vendor, as it stands in `.spillway/config.toml`, and how its destination is made. */
+const vendors: readonly ((box: Sandbox) => { readonly name: string; readonly token: string; readonly to: string })[] = [
+  ({ sheets }) => {
+    const { id } = sheets.create({ id: 'sandbox', title: 'Sandbox' })
+    return { name: 'google-sheets', token: sheets.token, to: `googleSheets({ spreadsheet: '${id}', tab: 'People' })` }
+  },
+]
+
+function greeting(box: Sandbox): string {
+  const parts = vendors.map((vendor) => {
+    const { name, token, to } = vendor(box)
+    return `[destination.${name}]     # to: ${to}\nendpoint = "${box.url}"\ntoken = "${token}"\n`
+  })
+  return `The sandbox listens at ${box.url}
+What is written to it shows at ${box.url}/?refresh=2
+
+Copy this into .spillway/secrets.toml, and leave these fields out of the code:
+
+${parts.join('\n')}
+Ctrl-C ends it.
+`
+}
+
+function port(text: string): number {
+  const number = whole(text)
+  if (number > 65_535) throw new InvalidArgumentError('It must be a port, at most 65535; 0 takes a free one.')
+  return number
+}
+
+function duration(text: string): Duration {
+  if (/^\d+(\.\d+)?(ms|s|min)$/.test(text)) return text as Duration
+  throw new InvalidArgumentError('It must be a duration such as 200ms or 1s.')
+}
