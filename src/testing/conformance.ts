@@ -29,9 +29,9 @@ export interface Conformance {
 }
 
 /**
- * The rules for destinations, for any test runner. Each opens places of its own, one for each operation that it is about, and sends
- * to them as a run would; destinations/README.md tells what each rule is for. `open` is called once in advance, to see what the
- * destination can do: the rules for what it cannot are left out, and listed.
+ * The rules for destinations, for any test runner, one after the other or at the same time. Each opens places of its own, one for
+ * each operation that it is about, and sends to them as a run would; destinations/README.md tells what each rule is for. `open` is
+ * called once in advance, to see what the destination can do: the rules for what it cannot are left out, and listed.
  *
  * @throws ConfigError when what `open` gives cannot be tested.
  *

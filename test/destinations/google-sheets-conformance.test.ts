@@ -25,5 +25,5 @@ const { rules, leftOut } = await conformance({
 
 describe('Google Sheets', () => {
   test('can be tried by every rule', () => expect(leftOut).toEqual([]))
-  for (const { level, name, run } of rules) test(`${level} ${name}`, { timeout: 60_000 }, run)
+  for (const { level, name, run } of rules) test.concurrent(`${level} ${name}`, { timeout: 60_000 }, run)
 })
