@@ -41,23 +41,53 @@ Example:
     })
 }
 
-/** What there is for each vendor, as it stands in `.spillway/config.toml`, and how its destination is made. */
-const vendors: readonly ((box: Sandbox) => { readonly name: string; readonly token: string; readonly to: string })[] = [
-  ({ sheets }) => {
+/** What a vendor's destination is told, as it stands in `.spillway/secrets.toml`, and how it is made in code. */
+interface Opening {
+  readonly name: string
+  readonly to: string
+  readonly config: Readonly<Record<string, string>>
+}
+
+/** Makes a place at each vendor where people can be written to: records of a `name`, found by `email` where that can be. */
+const vendors: readonly ((box: Sandbox) => Opening)[] = [
+  ({ sheets, url }) => {
     const { id } = sheets.create({ id: 'sandbox', title: 'Sandbox' })
-    return { name: 'google-sheets', token: sheets.token, to: `googleSheets({ spreadsheet: '${id}', tab: 'People' })` }
+    const to = `googleSheets({ spreadsheet: '${id}', tab: 'People' })`
+    return { name: 'google-sheets', to, config: { endpoint: url, token: sheets.token } }
+  },
+  ({ slack, url }) => {
+    slack.createChannel({ name: 'people' })
+    return { name: 'slack', to: `slack({ channel: '#people' })`, config: { endpoint: url, token: slack.token } }
+  },
+  ({ hubspot, url }) => {
+    const to = `hubspot({ object: 'contacts', match: 'email' })`
+    return { name: 'hubspot', to, config: { endpoint: url, token: hubspot.token } }
+  },
+  ({ salesforce, url }) => {
+    salesforce.define('Person__c', { Name: {}, Email__c: { externalId: true, unique: true } })
+    const to = `salesforce({ object: 'Person__c', externalId: 'Email__c' })`
+    return { name: 'salesforce', to, config: { instanceUrl: url, accessToken: salesforce.token } }
+  },
+  ({ notion, url }) => {
+    const { id } = notion.createDatabase({ title: 'People', properties: { Name: 'title', Email: 'email' } })
+    return {
+      name: 'notion',
+      to: `notion({ database: '${id}', match: 'Email' })`,
+      config: { endpoint: url, token: notion.token },
+    }
   },
 ]
 
 function greeting(box: Sandbox): string {
   const parts = vendors.map((vendor) => {
-    const { name, token, to } = vendor(box)
-    return `[destination.${name}]     # to: ${to}\nendpoint = "${box.url}"\ntoken = "${token}"\n`
+    const { name, to, config } = vendor(box)
+    const lines = Object.entries(config).map(([field, value]) => `${field} = "${value}"\n`)
+    return `[destination.${name}]     # to: ${to}\n${lines.join('')}`
   })
   return `The sandbox listens at ${box.url}
 What is written to it shows at ${box.url}/?refresh=2
 
-Copy this into .spillway/secrets.toml, and leave these fields out of the code:
+Copy what you need into .spillway/secrets.toml, and leave these fields out of the code:
 
 ${parts.join('\n')}
 Ctrl-C ends it.

@@ -18,20 +18,36 @@ async function started(...args: string[]) {
   return { child, ended, out, url: /listens at (\S+)/.exec(out)![1]! }
 }
 
-test('the sandbox says where it is and with what it opens, serves a run, shows it on its page, and ends at SIGINT', async () => {
+test('the sandbox says where it is and with what each vendor opens, serves runs, shows them on its page, and ends at SIGINT', async () => {
   here = await project()
   const { child, ended, out, url } = await started('--port', '0')
-  const [block, to] = /\[destination\.google-sheets\] +# to: (.+)\n.+\n.+\n/.exec(out)!
+  const blocks = [...out.matchAll(/\[destination\.([\w-]+)\] +# to: (.+)\n(?:\w+ = .+\n)+/g)]
+  const to = Object.fromEntries(blocks.map(([, name, code]) => [name, code]))
+  expect(Object.keys(to)).toEqual(['google-sheets', 'slack', 'hubspot', 'salesforce', 'notion'])
   await here.write({
-    '.spillway/secrets.toml': block,
+    '.spillway/secrets.toml': blocks.map(([block]) => block).join('\n'),
     'spillway.config.mjs': `import { sync } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
-export default sync({ name: 'people', from: [{ id: 1, name: 'Ada <Lovelace>' }], to: ${to}, key: 'id' })`,
+import { hubspot } from 'spillway/destinations/hubspot'
+import { notion } from 'spillway/destinations/notion'
+import { salesforce } from 'spillway/destinations/salesforce'
+import { slack } from 'spillway/destinations/slack'
+const from = [{ email: 'ada@example.com', name: 'Ada <Lovelace>' }]
+export default [
+  sync({ name: 'sheet', from, to: ${to['google-sheets']}, key: 'email' }),
+  sync({ name: 'channel', from, map: ({ name }) => ({ text: name }), to: ${to['slack']}, key: 'email' }),
+  sync({ name: 'contacts', from, map: ({ email, name }) => ({ email, firstname: name }), to: ${to['hubspot']}, key: 'email' }),
+  sync({ name: 'records', from, map: ({ email, name }) => ({ Email__c: email, Name: name }), to: ${to['salesforce']}, key: 'email' }),
+  sync({ name: 'pages', from, map: ({ email, name }) => ({ Email: email, Name: name }), to: ${to['notion']}, key: 'email' }),
+]`,
   })
   const run = await here.spillway('run')
   expect(run.err).toBe('')
-  expect(run.out).toMatch(/^people: 1 row: 1 delivered/)
-  expect(await (await fetch(`${url}/?refresh=2`)).text()).toContain('Ada &#60;Lovelace&#62;')
+  for (const name of ['sheet', 'channel', 'contacts', 'records', 'pages']) {
+    expect(run.out).toMatch(new RegExp(`^${name}: 1 row: 1 delivered`, 'm'))
+  }
+  const page = await (await fetch(`${url}/?refresh=2`)).text()
+  expect(page.split('Ada &#60;Lovelace&#62;').length - 1).toBeGreaterThanOrEqual(5)
   child.kill('SIGINT')
   expect(await ended).toMatchObject({ code: 0, signal: null, err: '' })
   await expect(fetch(url)).rejects.toThrow('fetch failed')
