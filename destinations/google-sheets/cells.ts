@@ -118,7 +118,7 @@ function literally(pattern: string): string {
 function serialOf(text: string): number | undefined {
   const [, day, time = '00:00'] = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)Z?)?$/.exec(text) ?? []
   if (day === undefined) return undefined
-  const at = new Date(`${day}T${time}`)
+  const at = new Date(`${day}T${time}Z`)
   // of 30 February, JavaScript makes a day in March
   if (Number.isNaN(at.getTime()) || at.toISOString().slice(0, 10) !== day) return undefined
   return at.getTime() / 86_400_000 + 25_569

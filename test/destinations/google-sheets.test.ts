@@ -956,6 +956,16 @@ test('rows stay reserved while an earlier attempt may still land, whatever becom
   expect(rows()).toEqual([['id'], [1], [2]])
 })
 
+test('rows of a call that certainly wrote nothing are not kept free', async () => {
+  book({ People: [['id']] })
+  const { insert } = handlers()
+  box.faults.next({ kind: 'status', status: 429, when: writes })
+  await expect(insert([{ id: 1 }], { idempotencyKey: 'a' })).rejects.toThrow(RetryableError)
+  await insert([{ id: 2 }], { idempotencyKey: 'b' })
+  await insert([{ id: 1 }], { idempotencyKey: 'a', attempt: 2 })
+  expect(rows()).toEqual([['id'], [2], [1]])
+})
+
 test('verify does not vouch for a record that would be rejected', async () => {
   book()
   const { insert, verify } = handlers()
@@ -1350,8 +1360,8 @@ test('deleting all rows below a frozen header leaves the header', async () => {
   const match = ['id']
   expect(await remove([{ id: 1 }, { id: 2 }], { match })).toEqual([])
   expect(rows()).toEqual([['id']])
-  await upsert([{ id: 3 }], { match })
-  expect(rows()).toEqual([['id'], [3]])
+  await upsert([{ id: 3 }, { id: 4 }], { match })
+  expect(rows()).toEqual([['id'], [3], [4]])
 })
 
 test.each<[string, Fault]>([
@@ -1367,6 +1377,33 @@ test.each<[string, Fault]>([
   await expect(remove([{ id: 1 }, { id: 2 }], call)).rejects.toThrow('is not known')
   expect(await remove([{ id: 1 }, { id: 2 }], { ...call, attempt: 2 })).toEqual([])
   expect(rows()).toEqual([['id'], [1.5], [3]])
+})
+
+test('a row that somebody has added since its delete was applied is left alone by the repeated one', async () => {
+  book({ People: [['id'], [1], [2]] })
+  const { remove } = handlers()
+  const call = { match: ['id'], idempotencyKey: 'k' }
+  box.faults.next({ kind: 'cut', applied: true, when: writes })
+  await expect(remove([{ id: 1 }], call)).rejects.toThrow('is not known')
+  await handWrite('People!A3', [[1]])
+  expect(await remove([{ id: 1 }], { ...call, attempt: 2 })).toEqual([])
+  expect(rows()).toEqual([['id'], [2], [1]])
+})
+
+test('the latest deletes stay noted, in whatever order Google lists them', async () => {
+  book({ People: [['id'], ...Array.from({ length: 103 }, (_, row) => [row])] })
+  const { port, close } = await between(box.url, (body) => {
+    for (const sheet of (body['sheets'] ?? []) as AnyRow[]) sheet['developerMetadata']?.reverse()
+    return body
+  })
+  const { remove, verify } = handlers({ endpoint: `http://127.0.0.1:${port}` })
+  // another run each time, so that the notes are read anew
+  for (let id = 0; id < 103; id++) {
+    await remove([{ id }], { match: ['id'], idempotencyKey: `k${id}`, run: `run ${id}` })
+  }
+  const noted = async (id: number) => (await verify([{ id }], { idempotencyKey: `k${id}` })).length === 1
+  expect([await noted(2), await noted(3), await noted(102)]).toEqual([false, true, true])
+  await close()
 })
 
 test('a delete that lands after its repetition has looked, or has been done, is not done twice', async () => {
@@ -1399,13 +1436,15 @@ test('a delete that lands after its repetition has looked, or has been done, is 
   expect(rows()).toEqual([['id'], [3], [4]])
 })
 
-test('rows written after a delete in the same run stand where they belong', async () => {
+test('rows written after a delete in the same run stand where they belong, for one read and one write', async () => {
   book({ People: [['id'], [1], [2], [3]] })
   const { remove, upsert } = handlers()
   const match = ['id']
   await upsert([{ id: 4 }], { match })
   await remove([{ id: 1 }, { id: 3 }, { id: 4 }], { match })
+  const before = box.requests.length
   await upsert([{ id: 5 }, { id: 2 }], { match })
+  expect(box.requests.length - before).toBe(2)
   expect(rows()).toEqual([['id'], [2], [5]])
 })
 
@@ -1433,7 +1472,7 @@ async function seen(tab = 'People'): Promise<unknown[][]> {
   return ((await response.json()) as { values: unknown[][] }).values
 }
 
-const formats = { score: '0.00', share: '0%', day: 'yyyy-mm-dd', at: 'yyyy-mm-dd hh:mm:ss', sum: '#,##0.0" EUR"' }
+const formats = { score: '0.00', share: '0%', day: 'yyyy-mm-dd', at: 'yyyy-mm-dd hh:mm:ss', sum: '#,##0.0" days"' }
 const formattedRecord = {
   id: 1,
   score: 0.5,
@@ -1450,11 +1489,20 @@ test.each(inputs)('numbers and dates are shown as asked for, and no day is shift
   await send([{ id: 3, score: 1, day: '1970-01-01', at: '2026-01-02' }], { key: 'id', formats, input, name: 'later' })
   expect(await seen()).toEqual([
     ['id', 'score', 'share', 'day', 'at', 'sum', 'plain'],
-    ['1', '0.50', '12%', '2026-11-21', '2026-11-21 23:30:15', '1,234.6 EUR', '2026-11-21'],
+    ['1', '0.50', '12%', '2026-11-21', '2026-11-21 23:30:15', '1,234.6 days', '2026-11-21'],
     ['2', '', '', '2024-02-29', '1999-12-31 23:59:59'],
     ['3', '1.00', '', '1970-01-01', '2026-01-02 00:00:00'],
   ])
   expect(rows()[1]!.slice(1, 4)).toEqual([0.5, 0.12, 46_347])
+})
+
+test.each(['America/New_York', 'Asia/Kolkata'])('no day is shifted on a machine in %s', async (zone) => {
+  vi.stubEnv('TZ', zone)
+  expect(new Date(0).getHours()).not.toBe(0)
+  book()
+  await send([formattedRecord], { formats })
+  vi.unstubAllEnvs()
+  expect((await seen())[1]!.slice(3, 5)).toEqual(['2026-11-21', '2026-11-21 23:30:15'])
 })
 
 test('what is no date stays text, under a format for dates too, and so does a date without one', async () => {
@@ -1462,7 +1510,7 @@ test('what is no date stays text, under a format for dates too, and so does a da
   const days = ['2026-02-30', 'soon', '2026-11-21T10:00:00+02:00', '21.11.2026', '']
   await send(
     days.map((day) => ({ day, other: '2026-11-21' })),
-    { formats: { day: 'd"th of "m' } },
+    { formats: { day: 'd"th of "m', other: '0.00' } },
   )
   expect(rows().slice(1)).toEqual(days.map((day) => [day || null, '2026-11-21']))
 })
@@ -1492,6 +1540,8 @@ test('formats are asked for once a run, and again for rows and columns that are 
   await upsert([{ id: 3, more: 1 }], { match })
   await upsert([{ id: 4, n: 2 }], { match })
   expect(formatting()).toEqual([true, false, true, true, false])
+  await upsert([{ id: 4, n: 3 }], { match, run: 'another' })
+  expect(formatting().at(-1)).toBe(true)
 })
 
 test('replace and verify() know formats as well', async () => {
