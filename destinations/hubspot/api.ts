@@ -151,7 +151,7 @@ function keyIn({ id, properties }: Found, name: string | undefined): string | un
 }
 
 /** The inputs that errors name. */
-export function refused(
+function refused(
   errors: readonly Problem[],
   inputs: readonly Input[],
   name: string | undefined,
