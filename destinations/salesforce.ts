@@ -164,7 +164,7 @@ export function salesforce(options: SalesforceOptions): Destination<AnyRow, 'ins
       const again = errors.some(
         (error) => passing.has(error.statusCode) || (operation === 'upsert' && context.attempt === 1 && isRace(error)),
       )
-      return again ? retry(record) : reject(record, errors.map(shown).join('; '))
+      return again ? retry(record) : reject(record, errors.map((error) => shown(error, record)).join('; '))
     }
     return { call: callsOf(context), externalId: key ?? '', context, judge }
   }
@@ -297,8 +297,11 @@ function isGone(one: AnyRow | undefined): boolean {
   )
 }
 
-function shown({ statusCode, message, fields = [] }: RecordError): string {
-  return `${statusCode}: ${message.slice(0, 300)}${fields.length > 0 ? ` (${fields.join(', ')})` : ''}`
+/** What Salesforce says, without the values that it quotes: `data value too large: … (max length=40)`. */
+function shown({ statusCode, message, fields = [] }: RecordError, record: AnyRow): string {
+  const texts = (fields.length > 0 ? fields : Object.keys(record)).map((field) => String(record[field] ?? ''))
+  const said = texts.filter((text) => text.length > 3).reduce((all, text) => all.replaceAll(text, '…'), message)
+  return `${statusCode}: ${said.slice(0, 300)}${fields.length > 0 ? ` (${fields.join(', ')})` : ''}`
 }
 
 /** Whether an error proves that its request was not carried out. */

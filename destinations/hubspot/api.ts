@@ -151,11 +151,7 @@ function keyIn({ id, properties }: Found, name: string | undefined): string | un
 }
 
 /** The inputs that errors name. */
-function refused(
-  errors: readonly Problem[],
-  inputs: readonly Input[],
-  name: string | undefined,
-): Map<Input, Outcome> {
+function refused(errors: readonly Problem[], inputs: readonly Input[], name: string | undefined): Map<Input, Outcome> {
   const answers = new Map<Input, Outcome>()
   for (const error of errors) {
     const traces = [error.context?.['objectWriteTraceId'] ?? []].flat()

@@ -178,8 +178,8 @@ test('what the rules of the org refuse is rejected alone, with code, message and
   expect(run).toMatchObject({ status: 'done', delivered: 1, rejected: 3 })
   expect(await reasons()).toEqual([
     'REQUIRED_FIELD_MISSING: Required fields are missing: [Name] (Name)',
-    `STRING_TOO_LONG: Name: data value too large: ${'n'.repeat(41)} (max length=40) (Name)`,
-    'INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST: Rating: bad value for restricted picklist field: Warm (Rating)',
+    'STRING_TOO_LONG: Name: data value too large: … (max length=40) (Name)',
+    'INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST: Rating: bad value for restricted picklist field: … (Rating)',
   ])
   expect(box.requests).toHaveLength(1)
 })
@@ -575,7 +575,7 @@ test('of a job, each row has its own end: delivered, refused, locked and sent ag
   from[3]!['Score__c'] = 'many'
   expect(await send(from, bulk)).toMatchObject({ status: 'done', delivered: 4, rejected: 2 })
   expect(await reasons()).toEqual([
-    `STRING_TOO_LONG: Name: data value too large: ${'n'.repeat(41)} (max length=40) (Name)`,
+    'STRING_TOO_LONG: Name: data value too large: … (max length=40) (Name)',
     expect.stringContaining('INVALID_TYPE_ON_FIELD_IN_RECORD'),
   ])
   expect(paths().slice(-1)).toEqual(['PATCH /composite/sobjects/Account/Ext__c'])
