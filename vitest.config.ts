@@ -17,5 +17,6 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     testTimeout: 30_000,
+    maxWorkers: 2, // the default leaves one of two cores idle
   },
 })
