@@ -1,6 +1,5 @@
 import { join } from 'node:path'
-import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import {
   type AnyRow,
   ConfigError,
@@ -15,8 +14,8 @@ import {
 } from '../src/index.js'
 import { duckdb } from '../src/sources/duckdb.js'
 import { postgres } from '../src/sources/postgres.js'
+import { databaseOfFile } from './support/database.js'
 import { dieAt, immortal } from './support/death.js'
-import { type Postgres, startPostgres } from './support/postgres.js'
 import { stateFolder } from './support/state-folder.js'
 
 // A source comes to have other columns than it had: what is said about it, what is sent, and what is not.
@@ -24,19 +23,7 @@ import { stateFolder } from './support/state-folder.js'
 type Contract = 'evolve' | 'freeze' | 'discard'
 type Mode = 'upsert' | 'mirror' | 'append'
 
-let server: Postgres
-let db: pg.Client
-
-beforeAll(async () => {
-  server = await startPostgres()
-  db = new pg.Client(server.url)
-  await db.connect()
-}, 60_000)
-
-afterAll(async () => {
-  await db.end()
-  await server.stop()
-})
+const database = databaseOfFile()
 
 /** A column of a table: its values in two rows, as a query writes them and as they come into a row. */
 type Cells = { readonly sql: readonly [string, string]; readonly values: readonly [unknown, unknown] }
@@ -110,8 +97,8 @@ const sources = {
   iterable: async (table: Table): Promise<Readable<AnyRow>> => rowsOf(table),
   duckdb: async (table: Table) => duckdb({ query: queryOf(table) }),
   postgres: async (table: Table) => {
-    await db.query(`drop table if exists people; create table people as ${queryOf(table)}`)
-    return postgres({ url: server.url, table: 'people' })
+    await database.client.query(`drop table if exists people; create table people as ${queryOf(table)}`)
+    return postgres({ url: database.url, table: 'people' })
   },
 } as const
 type Kind = keyof typeof sources

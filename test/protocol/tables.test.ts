@@ -1,8 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import pg from 'pg'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it } from 'vitest'
 import {
   type AnyRow,
   ConfigError,
@@ -19,8 +18,8 @@ import {
 } from '../../src/index.js'
 import { duckdb } from '../../src/sources/duckdb.js'
 import { postgres } from '../../src/sources/postgres.js'
+import { databaseOfFile } from '../support/database.js'
 import { type Death, dieAt, immortal } from '../support/death.js'
-import { type Postgres, startPostgres } from '../support/postgres.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 import {
@@ -45,19 +44,7 @@ const settings = (numRuns: number, seed: number) => ({
   ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }),
 })
 
-let server: Postgres
-let db: pg.Client
-
-beforeAll(async () => {
-  server = await startPostgres()
-  db = new pg.Client(server.url)
-  await db.connect()
-}, 60_000)
-
-afterAll(async () => {
-  await db?.end()
-  await server?.stop()
-})
+const database = databaseOfFile()
 
 afterEach(immortal)
 
@@ -233,8 +220,8 @@ async function play(history: History, home: string): Promise<void> {
     array(),
     databaseFile(home),
     parquetFile(home),
-    postgresTable(db, server.url, 'history', 'table'),
-    postgresTable(db, server.url, 'history', 'query'),
+    postgresTable(database.client, database.url, 'history', 'table'),
+    postgresTable(database.client, database.url, 'history', 'query'),
   ]
   const objects = new Map<string, string>()
   /** Of which nobody knows what became of the latest attempt, or which may wait because they were refused so often. */
@@ -353,7 +340,7 @@ describe('a table that cannot be read to its end', () => {
       'PostgreSQL',
       (at: number) =>
         postgres({
-          url: server.url,
+          url: database.url,
           query: `select i as id from generate_series(0, ${rows - 1}) as i where 1 / (i - ${at}) is not null`,
         }),
     ],

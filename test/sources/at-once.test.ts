@@ -1,30 +1,17 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DuckDBInstance } from '@duckdb/node-api'
-import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { destination, type Source, sync } from '../../src/index.js'
 import { duckdb } from '../../src/sources/duckdb.js'
 import { postgres } from '../../src/sources/postgres.js'
-import { type Postgres, startPostgres } from '../support/postgres.js'
+import { databaseOfFile } from '../support/database.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 
 type Row = { id: number; note: string | null }
 
-let server: Postgres
-let client: pg.Client
-
-beforeAll(async () => {
-  server = await startPostgres()
-  client = new pg.Client(server.url)
-  await client.connect()
-})
-
-afterAll(async () => {
-  await client?.end()
-  await server?.stop()
-})
+const database = databaseOfFile()
 
 /** A table of ids and notes in a folder, in a database of DuckDB or in PostgreSQL, which {@link fill} fills anew. */
 const places = {
@@ -43,9 +30,9 @@ const places = {
   },
   async postgres() {
     return {
-      source: postgres<Row>({ url: server.url, table: 'notes' }),
+      source: postgres<Row>({ url: database.url, table: 'notes' }),
       async fill(select: string) {
-        await client.query(
+        await database.client.query(
           `drop table if exists notes; create table notes as ${select.replace('{}', 'generate_series(1, 3) t (id)')}`,
         )
       },

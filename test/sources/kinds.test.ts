@@ -1,7 +1,6 @@
-import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { type AnyRow, destination, type Plan, sync } from '../../src/index.js'
-import { type Postgres, startPostgres } from '../support/postgres.js'
+import { databaseOfFile } from '../support/database.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 import {
@@ -19,19 +18,7 @@ import {
 // Every kind of value changes alone, and is seen, wherever the rows come from; what says the same in another form is no change.
 // The same rows give the same plan from every source, and a sync may move from one to another without sending anything.
 
-let server: Postgres
-let db: pg.Client
-
-beforeAll(async () => {
-  server = await startPostgres()
-  db = new pg.Client(server.url)
-  await db.connect()
-}, 60_000)
-
-afterAll(async () => {
-  await db?.end()
-  await server?.stop()
-})
+const database = databaseOfFile()
 
 type Case = readonly [what: string, kind: keyof typeof kinds, before: string | null, after: string | null]
 
@@ -122,8 +109,8 @@ const places: Record<string, (folder: string) => Place> = {
   'a DuckDB file': databaseFile,
   'a Parquet file': parquetFile,
   'a CSV file': csvFile,
-  'a table of PostgreSQL': () => postgresTable(db, server.url, 'by_table', 'table'),
-  'a query of PostgreSQL': () => postgresTable(db, server.url, 'by_query', 'query'),
+  'a table of PostgreSQL': () => postgresTable(database.client, database.url, 'by_table', 'table'),
+  'a query of PostgreSQL': () => postgresTable(database.client, database.url, 'by_query', 'query'),
 }
 
 function mirror(place: Place, state: string) {
