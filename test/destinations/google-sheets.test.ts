@@ -10,6 +10,7 @@ import { type ApiRequest, type Fault, type Sandbox, sandbox } from 'spillway/san
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { resolveConfig } from '../../src/config.js'
 import { type Definition, definitionOf } from '../../src/destination.js'
+import { quiet as log } from '../support/quiet.js'
 
 let box: Sandbox
 let state: string
@@ -37,7 +38,6 @@ function people(options: Partial<GoogleSheetsOptions> = {}) {
   return googleSheets({ spreadsheet: id, tab: 'People', endpoint: box.url, ...signIn, ...options })
 }
 
-const log = { debug() {}, info() {}, warn() {}, error() {} }
 /** No waiting for requests that land late, where none does. */
 const quick: Policy = { settle: '1ms' }
 

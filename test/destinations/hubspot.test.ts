@@ -8,6 +8,7 @@ import { type AnyRow, Instant, type Policy, type Run, sync } from 'spillway'
 import { type HubSpotOptions, hubspot } from 'spillway/destinations/hubspot'
 import { type Fault, type Sandbox, type SandboxOptions, sandbox } from 'spillway/sandbox'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { quiet as log } from '../support/quiet.js'
 
 let box: Sandbox
 let state: string
@@ -39,7 +40,6 @@ async function start(options: SandboxOptions = {}): Promise<void> {
 }
 
 type To = Partial<HubSpotOptions>
-const log = { debug() {}, info() {}, warn() {}, error() {} }
 
 function contacts(options: To = {}, policy: Policy = {}) {
   const { token = box.hubspot.token, endpoint = box.url, ...rest } = options
