@@ -74,6 +74,10 @@ export interface Reply<T = Found> {
 
 type Asking = Pick<ListContext<Access>, 'config' | 'http'>
 
+function addressOf(path: string, { endpoint }: Access): string {
+  return `${endpoint.replace(/\/$/, '')}/crm/${path}`
+}
+
 function signedIn({ token }: Access): { headers: Record<string, string> } {
   return { headers: { authorization: `Bearer ${token}` } }
 }
@@ -84,13 +88,11 @@ export function post<R = Reply>(
   json: object,
   read = false,
 ): Promise<R | undefined> {
-  return http.post(`${config.endpoint.replace(/\/$/, '')}/crm/${path}`, { ...signedIn(config), json, read })
+  return http.post(addressOf(path, config), { ...signedIn(config), json, read })
 }
 
 export function get<R>({ config, http }: Asking, path: string, query: object = {}): Promise<R> {
-  return http
-    .get<R>(`${config.endpoint.replace(/\/$/, '')}/crm/${path}`, { ...signedIn(config), query: { ...query } })
-    .catch(explain)
+  return http.get<R>(addressOf(path, config), { ...signedIn(config), query: { ...query } }).catch(explain)
 }
 
 export async function readBatch(context: Asking, type: string, json: Reading): Promise<Required<Reply>> {

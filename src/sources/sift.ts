@@ -15,7 +15,6 @@ export async function sift(
   known: string,
   temp: 'temp' | '' = '',
 ): Promise<Sifted> {
-  const rowsOf = async (sql: string) => (await connection.runAndReadAll(sql)).getRows()
   await connection.run(`create ${temp} sequence spillway_row; create ${temp} sequence spillway_known`)
   // the right side is held in memory: it should be that of the fingerprints, however few rows are expected of the other
   await connection.run(`set disabled_optimizers = 'build_side_probe_side'`)
@@ -31,8 +30,9 @@ export async function sift(
   await connection.run(`
     create ${temp} view spillway_news as select * exclude (missed_hi, missed_lo) from spillway_sifted where place is not null;
     create ${temp} view spillway_missed as select missed_hi as hi, missed_lo as lo from spillway_sifted where place is null`)
-  const [[rows, known_, news, missed]] = (await rowsOf(
+  const counted = await connection.runAndReadAll(
     `select nextval('spillway_row') - 1, nextval('spillway_known') - 1, count(place), count(*) - count(place) from spillway_sifted`,
-  )) as [[bigint, bigint, bigint, bigint]]
-  return { rows: Number(rows), known: Number(known_), news: Number(news), missed: Number(missed) }
+  )
+  const [rows, fingerprints, news, missed] = counted.getRows()[0]!.map(Number) as [number, number, number, number]
+  return { rows, known: fingerprints, news, missed }
 }
