@@ -1,6 +1,7 @@
 import { generateKeyPairSync, randomBytes, verify } from 'node:crypto'
 import { type Content, extent, letters, type NumberFormat, put, read, shown, widest } from './grid.js'
 import { html } from './page.js'
+import { Recent } from './recent.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 import {
   ApiError,
@@ -71,7 +72,7 @@ export function googleSheets(quota: GoogleSheetsQuota): { tenant: Tenant; contro
   const books = new Map<string, Book>()
   const accounts = new Map<string, { file: ServiceAccount; publicKey: string }>()
   const tokens = new Map<string, { email: string; until: number }>()
-  const spent = new Map<string, number[]>()
+  const spent = new Map<string, Recent>()
   const ownToken = 'sandbox-token'
 
   // ---- who is asking ---------------------------------------------------------------------------------------------
@@ -133,16 +134,16 @@ export function googleSheets(quota: GoogleSheetsQuota): { tenant: Tenant; contro
 
   function spend(user: string, kind: 'Read' | 'Write'): void {
     const limit = kind === 'Read' ? quota.reads : quota.writes
-    const now = Date.now()
-    const bucket = (spent.get(user + kind) ?? []).filter((time) => time > now - 60_000)
-    if (bucket.length >= (limit ?? Number.POSITIVE_INFINITY)) {
+    const recent = spent.get(user + kind) ?? new Recent(60_000)
+    spent.set(user + kind, recent)
+    if (recent.count >= (limit ?? Number.POSITIVE_INFINITY)) {
       throw new ApiError(
         429,
         `Quota exceeded for quota metric '${kind} requests' and limit '${kind} requests per minute per user' of service 'sheets.googleapis.com' for consumer 'project_number:1'.`,
         'RATE_LIMIT_EXCEEDED',
       )
     }
-    spent.set(user + kind, [...bucket, now])
+    recent.add()
   }
 
   // ---- spreadsheets ----------------------------------------------------------------------------------------------

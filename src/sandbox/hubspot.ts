@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { html } from './page.js'
+import { Recent } from './recent.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 
 /** A property as a test defines it; what is left out is as HubSpot's own form would make it. */
@@ -99,7 +100,7 @@ export function hubspot(limits: HubSpotLimits): { tenant: Tenant; controls: HubS
   const withheld = new Set<string>()
   let links: Link[] = []
   let lastId = 100
-  let spent: number[] = []
+  const spent = new Recent(10_000)
   let today = { day: '', count: 0 }
 
   // ---- who is asking -------------------------------------------------------------------------------------------------
@@ -115,13 +116,12 @@ export function hubspot(limits: HubSpotLimits): { tenant: Tenant; controls: HubS
     }
     const { tenSeconds = Number.POSITIVE_INFINITY, daily = Number.POSITIVE_INFINITY } = limits
     const day = new Date(now).toISOString().slice(0, 10)
-    spent = spent.filter((time) => time > now - 10_000)
     today = { day, count: today.day === day ? today.count : 0 }
     const left = (limit: number, count: number) => String(Math.max(0, limit - count))
     const told = (): Record<string, string> => ({
       ...(tenSeconds < Number.POSITIVE_INFINITY && {
         'x-hubspot-ratelimit-max': String(tenSeconds),
-        'x-hubspot-ratelimit-remaining': left(tenSeconds, spent.length),
+        'x-hubspot-ratelimit-remaining': left(tenSeconds, spent.count),
         'x-hubspot-ratelimit-interval-milliseconds': '10000',
       }),
       ...(daily < Number.POSITIVE_INFINITY && {
@@ -130,8 +130,8 @@ export function hubspot(limits: HubSpotLimits): { tenant: Tenant; controls: HubS
       }),
     })
     if (today.count >= daily) throw new Refusal(429, 'DAILY', '', {}, told())
-    if (spent.length >= tenSeconds) throw new Refusal(429, 'TEN_SECONDLY_ROLLING', '', {}, told())
-    spent.push(now)
+    if (spent.count >= tenSeconds) throw new Refusal(429, 'TEN_SECONDLY_ROLLING', '', {}, told())
+    spent.add()
     today.count++
     return told()
   }

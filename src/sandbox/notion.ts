@@ -7,6 +7,7 @@ import type {
   UserObjectResponse,
 } from '@notionhq/client'
 import { html } from './page.js'
+import { Recent } from './recent.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 
 /** The types of properties that the sandbox knows. Those from `formula` on are computed, and cannot be written. */
@@ -172,7 +173,7 @@ export function notion(options: NotionSandboxOptions): { tenant: Tenant; control
   const token = 'ntn_sandbox'
   const bot = randomUUID()
   const person = randomUUID()
-  let times: number[] = []
+  const [second, minute] = [new Recent(1000), new Recent(60_000)]
 
   const sources = () => [...databases.values()].flatMap((database) => database.sources)
   const pages = () => sources().flatMap((source) => source.pages)
@@ -221,21 +222,15 @@ export function notion(options: NotionSandboxOptions): { tenant: Tenant; control
   }
 
   function limit(): void {
-    const now = Date.now()
-    times = times.filter((time) => time > now - 60_000)
-    const windows = [
-      [options.perSecond, 1000],
-      [options.perMinute, 60_000],
-    ] as const
-    for (const [most = Number.POSITIVE_INFINITY, length] of windows) {
-      const within = times.filter((time) => time > now - length)
-      if (within.length < most) continue
-      const wait = Math.ceil((within.at(-most)! + length - now) / 1000)
+    const { perSecond = Number.POSITIVE_INFINITY, perMinute = Number.POSITIVE_INFINITY } = options
+    const wait = second.wait(perSecond) || minute.wait(perMinute)
+    if (wait > 0) {
       throw new Refusal(429, 'rate_limited', 'You have been rate limited. Please try again in a few minutes.', {
-        'retry-after': String(Math.max(1, wait)),
+        'retry-after': String(Math.max(1, Math.ceil(wait / 1000))),
       })
     }
-    times.push(now)
+    second.add()
+    minute.add()
   }
 
   function visible<T>(kind: string, id: string, found: T | undefined, database: (found: T) => Database): T {

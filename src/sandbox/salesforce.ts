@@ -1,5 +1,6 @@
 import { generateKeyPairSync, randomBytes, verify } from 'node:crypto'
 import { html } from './page.js'
+import { Recent } from './recent.js'
 import { type Ingest, IngestJobs, type SalesforceJob } from './salesforce-bulk.js'
 import {
   long,
@@ -64,7 +65,7 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
   const apps = new Map<string, SalesforceApp & { readonly publicKey: string }>()
   const sessions = new Set<string>()
   const ownToken = `00D000000000001!sandbox`
-  let spent: number[] = []
+  const spent = new Recent(86_400_000)
 
   // ---- who is asking ---------------------------------------------------------------------------------------------
 
@@ -134,15 +135,10 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
     if (token !== ownToken && !sessions.has(token)) {
       throw new RequestError(401, 'INVALID_SESSION_ID', 'Session expired or invalid')
     }
-    if (used() >= dailyRequests) {
+    if (spent.count >= dailyRequests) {
       throw new RequestError(403, 'REQUEST_LIMIT_EXCEEDED', 'TotalRequests Limit exceeded.')
     }
-    spent.push(Date.now())
-  }
-
-  function used(): number {
-    spent = spent.filter((time) => time > Date.now() - 86_400_000)
-    return spent.length
+    spent.add()
   }
 
   // ---- requests --------------------------------------------------------------------------------------------------
@@ -162,7 +158,7 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
     const given = (body ?? {}) as Values
     switch (parts[0]) {
       case 'limits':
-        return ok({ DailyApiRequests: { Max: dailyRequests, Remaining: dailyRequests - used() } })
+        return ok({ DailyApiRequests: { Max: dailyRequests, Remaining: dailyRequests - spent.count } })
       case 'query': {
         const records = org.query(query.get('q') ?? '')
         return ok({ totalSize: records.length, done: true, records })
@@ -322,7 +318,10 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
     answer(request) {
       if (request.path === '/services/oauth2/token') return tokenEndpoint(request)
       const reply = answered(request)
-      return { ...reply, headers: { ...reply.headers, 'sforce-limit-info': `api-usage=${used()}/${dailyRequests}` } }
+      return {
+        ...reply,
+        headers: { ...reply.headers, 'sforce-limit-info': `api-usage=${spent.count}/${dailyRequests}` },
+      }
     },
     refusal: (status, reason) => [
       { message: "Asked for by the sandbox's caller.", errorCode: reason ?? codes[status] ?? 'UNKNOWN_EXCEPTION' },
@@ -366,7 +365,7 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
     },
     expire: () => sessions.clear(),
     get used() {
-      return used()
+      return spent.count
     },
     get jobs() {
       return jobs.all

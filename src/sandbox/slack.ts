@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { html } from './page.js'
+import { Recent } from './recent.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 
 /** What Slack allows. */
@@ -57,7 +58,7 @@ interface Channel {
   /** Oldest first. */
   messages: SlackPost[]
   /** When the newest messages came. */
-  recent: number[]
+  readonly recent: Recent
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: what callers send
@@ -86,7 +87,7 @@ export function slack(limits: SlackLimits): { tenant: Tenant; controls: Slack } 
 
   function createChannel({ name, id = `C${randomBytes(5).toString('hex').toUpperCase()}`, ...how }: ChannelOptions) {
     const { private: isPrivate = false, member: isMember = true } = how
-    channels.set(id, { id, name, isPrivate, isMember, isArchived: false, messages: [], recent: [] })
+    channels.set(id, { id, name, isPrivate, isMember, isArchived: false, messages: [], recent: new Recent(1000) })
     return { id }
   }
 
@@ -107,10 +108,9 @@ export function slack(limits: SlackLimits): { tenant: Tenant; controls: Slack } 
 
   function spend({ recent }: Channel): void {
     const { messagesPerSecond: most = Number.POSITIVE_INFINITY } = limits
-    const now = Date.now()
-    while (recent.length > 0 && recent[0]! <= now - 1000) recent.shift()
-    if (recent.length >= most) throw new Refusal('ratelimited', {}, Math.ceil((recent[0]! + 1000 - now) / 1000))
-    recent.push(now)
+    const wait = recent.wait(most)
+    if (wait > 0) throw new Refusal('ratelimited', {}, Math.ceil(wait / 1000))
+    recent.add()
   }
 
   /** A message within Slack's limits, and what the answer says about one that was not. */
