@@ -9,7 +9,7 @@ import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, writeSnapshot } from './snapshot.js'
 import type { Sifted } from './source.js'
-import { sift } from './sources/sift.js'
+import { metOnce, sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
 import { rowLine } from './stage.js'
 import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
@@ -319,7 +319,7 @@ async function chooseOfAll(connection: DuckDBConnection, options: PlanOptions, b
       : `create view candidate as ${staged ? 'select * replace ((input, n) as place) from spillway_news' : 'from spillway_news'};
          create table suspect as ${found.missed > 0 ? 'from snapshot semi join spillway_missed using (hi, lo) where known and not dirty union all' : ''} ${unclean}`,
   )
-  await connection.run('create view chosen as select n, carried, key, hi, lo from candidate')
+  await connection.run('create view chosen as select key from candidate')
   if (key) await refuseDuplicates(connection, options, all ? undefined : found)
   await connection.run('create table gone as from suspect anti join chosen using (key) where known or dirty')
   return found?.rows ?? countOf(connection, 'incoming')
@@ -338,8 +338,7 @@ async function refuseDuplicates(
     `select key, count(*) as times from ${among} where key is not null group by key having count(*) > 1`
   const unchanged = `from snapshot semi join chosen using (key) anti join spillway_missed using (hi, lo) where known and not dirty`
   const among = found ? `(select key from chosen union all select key from (${unchanged}))` : 'chosen'
-  const matched = !found || found.rows - found.news === found.known - found.missed
-  if (matched && (await countOf(connection, `(${repeated(among)})`)) === 0) return
+  if ((!found || metOnce(found)) && (await countOf(connection, `(${repeated(among)})`)) === 0) return
   // one that brought only its news has told apart all other rows
   const all = incoming.sifted ? among : 'incoming'
   const twice = await rowsOf<{ key: string; times: bigint }>(connection, `${repeated(all)} order by key limit 5`)

@@ -16,7 +16,7 @@ import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
 import { assembled, converter, rowsOf } from './duckdb-values.js'
-import { sift } from './sift.js'
+import { metOnce, sift } from './sift.js'
 import { blankRow, conforming, cursorText, fingerprinted, literal, quoted, statement, windowed } from './sql.js'
 
 /** What {@link duckdb} reads. */
@@ -103,8 +103,8 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})`
     signal.throwIfAborted()
     const counts = known === undefined ? undefined : await sift(connection, relation, known, 'temp')
-    // as many rows unchanged as there are keys, or some came twice, and the comparison must see all to name them
-    const told = counts && counts.rows - counts.news === counts.known - counts.missed
+    // when some came twice, the comparison must see all to name them
+    const told = counts && metOnce(counts)
     const write = async (name: string, select: string): Promise<string> => {
       const file = literal(join(folder, `${name}.parquet`))
       await connection.run(

@@ -6,8 +6,6 @@ import type { Sifted } from '../source.js'
  * views: `spillway_news`, the rows that have another fingerprint, with `place`, by which they are in their order as far as they were
  * read in it; `spillway_missed`, the fingerprints that no row has. The names are such as no table of a user has: `temp` is for a database that
  * is not ours to write to.
- *
- * Where each fingerprint is met by one row, the rows that are not news are as many as the fingerprints that are not missed.
  */
 export async function sift(
   connection: DuckDBConnection,
@@ -35,4 +33,9 @@ export async function sift(
   )
   const [rows, fingerprints, news, missed] = counted.getRows()[0]!.map(Number) as [number, number, number, number]
   return { rows, known: fingerprints, news, missed }
+}
+
+/** Whether no two rows share a fingerprint that was known: then those that are not news are as many as the fingerprints not missed. */
+export function metOnce({ rows, news, known, missed }: Sifted): boolean {
+  return rows - news === known - missed
 }
