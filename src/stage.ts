@@ -7,12 +7,22 @@ import { nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { checkpoint, syncToDisk } from './state/files.js'
 import type { CursorStep, ReadRow, SegmentRow, SyncState } from './state/state.js'
-import { type AnyRow, decodeRows, decodeTexts, encodeRows, keyOf, losslessText, RowError } from './values.js'
+import {
+  type AnyRow,
+  decodeRows,
+  decodeTable,
+  decodeTexts,
+  encodeRows,
+  encodeTable,
+  keyOf,
+  losslessText,
+  RowError,
+} from './values.js'
 
 // A segment is a sequence of frames; a frame is a line that says what follows, and its rows:
 //   -1 ⇥ rows, bytes, CRC-32 and flags of the payload ⇥
-// In `append` the payload is a JSON array of rows. In the keyed modes it is a line for each row, which DuckDB reads without us
-// (see `lineColumns`):
+// In `append` the payload is a JSON array: of the columns and values of rows that are alike, of rows where they are not. In the
+// keyed modes it is a line for each row, which DuckDB reads without us (see `lineColumns`):
 //   ordinal ⇥ canonical text of the key, or \N ⇥ the row's lossless text
 const headerBytes = 34
 /** Rows hold tagged values. */
@@ -21,6 +31,8 @@ const taggedFlag = 1
 const asciiFlag = 2
 /** The payload is lines. */
 const linesFlag = 4
+/** The payload is columns and values. */
+const tableFlag = 8
 
 /** What DuckDB finds in a segment of lines; headers have an ordinal of -1. */
 export const lineColumns = { n: 'bigint', key: 'varchar', line: 'varchar' }
@@ -159,22 +171,29 @@ export class StageWriter {
   }
 
   #encodeFrame(rows: readonly (object | string)[]): void {
-    const { text, tagged } = this.#keyed
-      ? { text: this.#lines(rows, this.#keyed), tagged: false }
-      : encode(rows as readonly object[], this.#where, this.#total)
+    const { text, form } = this.#keyed
+      ? { text: this.#lines(rows, this.#keyed), form: linesFlag }
+      : this.#array(rows as readonly object[])
     this.#makeRoom(text)
     const header = this.#bytes
     const payload = header + headerBytes
     const bytes = this.#frames.write(text, payload)
     this.#bytes = payload + bytes
-    const flags = (tagged ? taggedFlag : 0) | (bytes === text.length ? asciiFlag : 0) | (this.#keyed ? linesFlag : 0)
+    const flags = form | (bytes === text.length ? asciiFlag : 0)
     const digest = crc32(this.#frames.subarray(payload, this.#bytes))
-    const counts = `${pad(rows.length, 7)} ${pad(bytes, 10)} ${digest.toString(16).padStart(8, '0')} ${flags}`
+    const counts = `${pad(rows.length, 7)} ${pad(bytes, 10)} ${digest.toString(16).padStart(8, '0')} ${flags.toString(16)}`
     this.#frames.write(`-1\t${counts}\t\n`, header, 'latin1')
     this.#rows += rows.length
     this.#next += rows.length
     this.#total += rows.length
     this.#frameRows = Math.max(1, Math.min(frameRows, Math.floor((frameBytes * rows.length) / bytes)))
+  }
+
+  #array(rows: readonly object[]): { text: string; form: number } {
+    const table = encodeTable(rows)
+    if (table !== undefined) return { text: table, form: tableFlag }
+    const { text, tagged } = encode(rows, this.#where, this.#total)
+    return { text, form: tagged ? taggedFlag : 0 }
   }
 
   #lines(rows: readonly (object | string)[], { key }: Keyed): string {
@@ -276,6 +295,11 @@ function encode(rows: readonly object[], where: string, before: number): { text:
   }
 }
 
+function decode(text: string, flags: number): AnyRow[] {
+  if (flags & linesFlag) return decodeLines(text)
+  return flags & tableFlag ? decodeTable(text) : decodeRows(text, (flags & taggedFlag) !== 0)
+}
+
 function decodeLines(text: string): AnyRow[] {
   const lines = text.split('\n')
   lines.pop() // behind the last line break
@@ -315,17 +339,16 @@ export class StageReader {
     for (let place = places.findLast(({ first }) => first <= ordinal)!; ; ) {
       const { offset, first } = place
       const header = (await this.#bytes(segment, offset, headerBytes)).toString('latin1')
-      const found = /^-1\t(\d{7}) (\d{10}) ([0-9a-f]{8}) (\d)\t\n$/.exec(header)
+      const found = /^-1\t(\d{7}) (\d{10}) ([0-9a-f]{8}) ([0-9a-f])\t\n$/.exec(header)
       if (!found) throw this.#damaged(segment, offset)
-      const [rows, bytes, digest, flags] = [Number(found[1]), Number(found[2]), found[3], Number(found[4])]
+      const [rows, bytes, digest, flags] = [Number(found[1]), Number(found[2]), found[3], Number(`0x${found[4]}`)]
       const next = { offset: offset + headerBytes + bytes, first: first + rows }
       if (place === places.at(-1)) places.push(next)
       if (ordinal < next.first) {
         const payload = await this.#bytes(segment, offset + headerBytes, bytes)
         if (crc32(payload) !== Number.parseInt(digest!, 16)) throw this.#damaged(segment, offset)
         const text = payload.toString(flags & asciiFlag ? 'latin1' : 'utf8')
-        const decoded = flags & linesFlag ? decodeLines(text) : decodeRows(text, (flags & taggedFlag) !== 0)
-        return { first, rows: decoded }
+        return { first, rows: decode(text, flags) }
       }
       place = next
     }

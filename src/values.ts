@@ -93,6 +93,41 @@ export function decodeRows(text: string, tagged: boolean): AnyRow[] {
   return tagged ? (rows.map(decodeObject) as AnyRow[]) : rows
 }
 
+/**
+ * Rows as one JSON array of their columns and all their values, row by row: shorter by the names, and quicker to write and to
+ * read than {@link encodeRows}. `undefined` unless all have the same columns and hold nothing that JSON would bend.
+ */
+export function encodeTable(rows: readonly object[]): string | undefined {
+  const columns = Object.keys(rows[0] ?? {})
+  if (columns.length === 0 || columns.includes('__proto__')) return undefined
+  const values: unknown[] = []
+  for (const row of rows) {
+    if (row === null || typeof row !== 'object' || !hasOnlyOwn(row)) return undefined
+    let at = 0
+    for (const column in row) {
+      const value = (row as AnyRow)[column]
+      if (column !== columns[at++] || !isPlain(value) || value === undefined) return undefined
+      values.push(value)
+    }
+    if (at !== columns.length) return undefined
+  }
+  return JSON.stringify([columns, values])
+}
+
+/** The rows that {@link encodeTable} wrote. */
+export function decodeTable(text: string): AnyRow[] {
+  const [names, values] = JSON.parse(text) as [string[], unknown[]]
+  const shape = Object.fromEntries(names.map((name) => [name, undefined]))
+  const columns = Object.keys(shape) // the names as V8 keeps those of objects, which it finds much faster
+  const rows: AnyRow[] = []
+  for (let start = 0; start < values.length; start += columns.length) {
+    const row: AnyRow = { ...shape }
+    for (let at = 0; at < columns.length; at++) row[columns[at]!] = values[start + at]
+    rows.push(row)
+  }
+  return rows
+}
+
 /** One row as text that no other row has, whatever rows it came with; without a raw tab or line break. */
 export function losslessText(row: object): string {
   return JSON.stringify(isPlainObject(row, 0) ? row : encodeObject(row, 0))
@@ -118,30 +153,38 @@ function isPlainObject(row: object, index: number): boolean {
   for (const column in row) {
     if (column === tag) return false
     const value = (row as AnyRow)[column]
-    switch (typeof value) {
-      case 'string':
-      case 'boolean':
-      case 'undefined':
-        continue
-      case 'number':
-        if (value - value === 0 && (value !== 0 || 1 / value > 0)) continue
-        return false
-      case 'object':
-        if (value === null) continue
-        if (isPlainNested(value)) continue
-        return false
-      case 'bigint':
-        return false
-      default:
-        throw new RowError(index, `holds ${describe(value)} in column ${JSON.stringify(column)}, which cannot be kept`)
+    if (isPlain(value)) continue
+    if (typeof value === 'function' || typeof value === 'symbol') {
+      throw new RowError(index, `holds ${describe(value)} in column ${JSON.stringify(column)}, which cannot be kept`)
     }
+    return false
   }
   return true
 }
 
-function isPlainNested(value: object): boolean {
+function isPlain(value: unknown): boolean {
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+    case 'undefined':
+      return true
+    case 'number':
+      return value - value === 0 && (value !== 0 || 1 / value > 0)
+    case 'object':
+      return value === null || isPlainNested(value)
+    default:
+      return false
+  }
+}
+
+/** Whether it is an object as literals make them, with nothing inherited. */
+function hasOnlyOwn(value: object): boolean {
   const prototype = Object.getPrototypeOf(value)
-  if (prototype !== Object.prototype && prototype !== Array.prototype && prototype !== null) return false
+  return prototype === Object.prototype || prototype === null
+}
+
+function isPlainNested(value: object): boolean {
+  if (!hasOnlyOwn(value) && Object.getPrototypeOf(value) !== Array.prototype) return false
   for (const key in value) {
     if (key === tag) return false
     const inner = (value as AnyRow)[key]

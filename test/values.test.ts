@@ -1,6 +1,15 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { canonical, columnsOf, decodeRows, encodeRows, Instant, keyOf } from '../src/values.js'
+import {
+  canonical,
+  columnsOf,
+  decodeRows,
+  decodeTable,
+  encodeRows,
+  encodeTable,
+  Instant,
+  keyOf,
+} from '../src/values.js'
 
 /** Everything that a row may hold. */
 const value: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
@@ -52,6 +61,53 @@ describe('a staged row', () => {
   ])('keeps %s', (_, given) => {
     const [back] = roundTrip([{ given, nested: { list: [given] } }])
     expect(back).toStrictEqual({ given, nested: { list: [given] } })
+  })
+
+  it('comes back from a table as it was, in the order of its columns', () => {
+    const plain = fc.oneof(
+      fc.string({ unit: 'binary' }),
+      fc.integer(),
+      fc.boolean(),
+      fc.constant(null),
+      fc.array(fc.string()),
+    )
+    const columns = fc.uniqueArray(fc.oneof(fc.string(), fc.constantFrom('$', 'v', '10', '9', 'toString')), {
+      minLength: 1,
+    })
+    const table = columns
+      .filter((names) => !names.includes('__proto__'))
+      .chain((names) => fc.array(fc.record(Object.fromEntries(names.map((name) => [name, plain]))), { minLength: 1 }))
+    fc.assert(
+      fc.property(table, (rows) => {
+        const back = decodeTable(encodeTable(rows)!)
+        expect(back).toEqual(rows)
+        expect(back.map((one) => Object.keys(one))).toEqual(rows.map((one) => Object.keys(one)))
+      }),
+    )
+  })
+
+  it.each([
+    ['no columns', [{}]],
+    ['other columns', [{ a: 1 }, { b: 1 }]],
+    [
+      'another order',
+      [
+        { a: 1, b: 2 },
+        { b: 2, a: 1 },
+      ],
+    ],
+    ['a column more', [{ a: 1 }, { a: 1, b: 2 }]],
+    ['a column less', [{ a: 1, b: 2 }, { a: 1 }]],
+    ['something absent', [{ a: undefined }]],
+    ['a value that JSON bends', [{ a: 1n }]],
+    ['minus zero', [{ a: -0 }]],
+    ['something nested that JSON bends', [{ a: [new Date(0)] }]],
+    ['a form of its own', [{ a: 1, toJSON: () => 1 }]],
+    ['a prototype for a column', [JSON.parse('{"__proto__":1}')]],
+    ['an inherited column', [{ a: 1 }, Object.create({ a: 1 })]],
+    ['an array', [[1]]],
+  ])('is in no table with %s', (_, rows) => {
+    expect(encodeTable(rows)).toBeUndefined()
   })
 
   it('leaves out what is absent, and keeps what is null', () => {
