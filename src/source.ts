@@ -47,6 +47,8 @@ export interface SourceDefinition {
    * are to be read one by one.
    */
   readonly bulk?: ((reading: BulkReading) => Promise<Bulk | undefined>) | undefined
+  /** Yields whenever there may be something to read, until the signal: once when it has begun to listen, then at each arrival. */
+  readonly arrivals?: ((signal: AbortSignal) => AsyncIterable<void>) | undefined
 }
 
 /** What a source is given to read everything at once. */
@@ -128,9 +130,10 @@ export function createSource<R extends object>(options: {
   ordered?: boolean
   read(reading: Reading): AsyncIterable<readonly R[]>
   bulk?: SourceDefinition['bulk']
+  arrivals?: SourceDefinition['arrivals']
 }): Source<R> {
-  const { name, ordered = false, read, bulk } = options
-  return make({ name, ordered, repeatable: true, read, bulk }) as unknown as Source<R>
+  const { name, ordered = false, read, bulk, arrivals } = options
+  return make({ name, ordered, repeatable: true, read, bulk, arrivals }) as unknown as Source<R>
 }
 
 /** How to read anything that may stand as `from`; a {@link ConfigError} naming `where` when it cannot be read. */
