@@ -40,10 +40,11 @@ export function* readRecords(batch: AnyRow[], schema: Schema, match: readonly st
   const fieldsOf = (record: AnyRow) => Object.keys(record).filter((name) => record[name] !== undefined)
   for (const name of new Set(batch.flatMap(fieldsOf))) typeOf(schema, name)
   for (const name of match) {
-    const type = typeOf(schema, name)
+    const type = schema[name]?.type
+    const what = type ? `a ${type}` : `no property; there are ${Object.keys(schema).join(', ')}`
     const next = `give match, properties of type ${keyTypes.join(', ')}`
-    if (!keyTypes.includes(type))
-      throw new FatalError(`${me}: pages cannot be found by ${name}, which is a ${type}: ${next}`)
+    if (!type || !keyTypes.includes(type))
+      throw new FatalError(`${me}: pages cannot be found by ${name}, which is ${what}: ${next}`)
   }
   for (const record of batch) {
     try {

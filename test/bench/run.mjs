@@ -26,6 +26,7 @@ const benchmarks = {
   rate: () => rate(quick ? 3 : 10),
   changes: () => changes(quick ? [100_000] : [1_000_000, 3_000_000, 10_000_000, 30_000_000]),
   postgres: () => table(quick ? 100_000 : 1_000_000),
+  requests: () => requests(),
 }
 for (const word of chosen) if (!(word in benchmarks)) throw new Error(`no benchmark is called ${word}`)
 for (const [name, run] of Object.entries(benchmarks)) if (chosen.length === 0 || chosen.includes(name)) await run()
@@ -160,6 +161,15 @@ async function table(rows) {
     await rm(folder, { recursive: true, force: true })
     await stop()
   }
+}
+
+/** What a thousand new rows cost in requests, which is what vendors limit. */
+async function requests() {
+  show('1,000 new rows, in requests', await measure('requests.mjs'), {
+    requests: ({ requests }) => count(requests),
+    'at most': ({ goal }) => count(goal),
+    'least that the API allows': ({ least }) => count(least),
+  })
 }
 
 /** The most events within any window of that length. */
