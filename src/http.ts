@@ -420,24 +420,32 @@ export function afterTurn(milliseconds: number, late: () => void): () => void {
 
 const utf8 = new TextDecoder()
 
-/** The value of a JSON answer; its text is not quoted in the error, for it may be rows. */
+/** The value of a JSON answer. */
 function parse({ request, head, bytes }: Answer, actor: string): unknown {
   const body = utf8.decode(bytes)
   if (body.trim() === '') return undefined
   try {
     return JSON.parse(body)
   } catch {
-    const { 'content-type': type = 'no content type' } = head.headers
-    const { method, place } = request
-    const status = head.statusCode!
-    throw new HttpError(
-      `${actor}: ${status} from ${method} ${place}: the answer is not JSON (${type}): ` +
-        (body.trimStart().startsWith('<')
-          ? 'a web page such as a sign-in form; check the address and the credentials'
-          : `check the address; where it is meant to be so, call http(url, { method: '${method}' }) and read the Response`),
-      { status, method, url: place, body },
-    )
+    const { method, place: url } = request
+    throw notJson(actor, { status: head.statusCode!, method, url, body }, head.headers['content-type'])
   }
+}
+
+/** Says that an answer is not JSON; its text is not quoted, for it may be rows. */
+export function notJson(
+  actor: string,
+  answer: HttpAnswer & { readonly body: string },
+  type?: string | null,
+): HttpError {
+  const { status, method, url, body } = answer
+  return new HttpError(
+    `${actor}: ${status} from ${method} ${url}: the answer is not JSON (${type ?? 'no content type'}): ` +
+      (body.trimStart().startsWith('<')
+        ? 'a web page such as a sign-in form; check the address and the credentials'
+        : `check the address; where it is meant to be so, call http(url, { method: '${method}' }) and read the Response`),
+    answer,
+  )
 }
 
 /** JSON in which a bigint stands as an exact number. `JSON.rawJSON` would do that, from Node 22 on. */

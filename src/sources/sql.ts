@@ -1,4 +1,4 @@
-import { hash } from 'node:crypto'
+import { hash, randomUUID } from 'node:crypto'
 import { ConfigError, SourceError } from '../errors.js'
 import { type Schema, validate } from '../schema.js'
 import type { CursorValue } from '../source.js'
@@ -120,22 +120,27 @@ export async function conforming(
 }
 
 /**
- * JSON as a value. An integer beyond 2^53 is a `bigint`; a fraction is a double, as everywhere in JavaScript.
+ * JSON as a value, as {@link exactJson} reads it.
  *
  * @throws SourceError when it is not JSON, without a word of the text.
  */
 export function parseJson(text: string, actor: string): unknown {
   try {
-    return /\d{16}/.test(text) ? parseExactly(text) : JSON.parse(text)
+    return exactJson(text)
   } catch {
     throw new SourceError(`${actor}: a json column holds what is not JSON, such as NaN: cast it to text in the query`)
   }
 }
 
-function parseExactly(text: string): unknown {
-  // JSON.parse rounds before anybody can look: large integers go through it as objects with a key that the text lacks
-  let mark = '$'
-  while (text.includes(`"${mark}"`)) mark += '$'
+/**
+ * JSON as a value. An integer beyond 2^53 is a `bigint`; a fraction is a double, as everywhere in JavaScript.
+ *
+ * @throws SyntaxError when it is not JSON; its message quotes the text.
+ */
+export function exactJson(text: string): unknown {
+  if (!/\d{16}/.test(text)) return JSON.parse(text)
+  // JSON.parse rounds before anybody can look: large integers go through it as objects with a key that no text can hold
+  const mark = randomUUID()
   const marked = text.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (token) =>
     /^-?\d+$/.test(token) && !Number.isSafeInteger(Number(token)) ? `{"${mark}":"${token}"}` : token,
   )
