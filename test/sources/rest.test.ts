@@ -309,14 +309,19 @@ describe('rest() with resources', () => {
       [2, 2],
       [1, 1],
     ] as const) {
-      let now = 0
-      let peak = 0
+      let arrived = 0
+      let held = 0
+      let open = (): void => {}
+      const opened = new Promise<void>((resolve) => {
+        open = resolve
+      })
       const { url } = await tracker(async ({ path }) => {
         if (path === '/issues') return undefined
-        now += 1
-        peak = Math.max(peak, now)
-        await new Promise((resolve) => setTimeout(resolve, 15))
-        now -= 1
+        arrived += 1
+        // the last one that may come waits for another that should not
+        if (arrived === most) await new Promise((resolve) => setTimeout(resolve, 50)).then(open)
+        else await opened
+        held ||= arrived
         return undefined
       })
       const api = rest({
@@ -325,7 +330,7 @@ describe('rest() with resources', () => {
         ...(concurrency && { concurrency }),
       })
       expect((await readAll(api.comments)).rows).toHaveLength(6)
-      expect(peak).toBe(most)
+      expect(held).toBe(most)
     }
   })
 

@@ -27,6 +27,7 @@ import {
 import { googleSheets } from 'spillway/destinations/google-sheets'
 import { duckdb } from 'spillway/sources/duckdb'
 import { postgres } from 'spillway/sources/postgres'
+import { rest, restClient } from 'spillway/sources/rest'
 import { z } from 'zod'
 import { type Anomaly, Contact, chat, crm, crmObjects, type Lead, LeadSchema, type Signup, table } from './shared.js'
 
@@ -168,6 +169,40 @@ await runAll([
     to: chat({ channel: '#signups' }),
   }),
 ])
+
+// a REST API: one list whose rows are named, or several with what goes with them
+const issues = rest<{ id: number; title: string; updated_at: string }>({
+  url: 'https://api.test/issues',
+  paginate: 'link',
+  since: 'since',
+})
+await sync({
+  name: 'issues',
+  from: issues,
+  to: googleSheets({ spreadsheet: 'x', tab: 'Issues' }),
+  key: 'id',
+  mode: 'upsert',
+  cursor: { column: 'updated_at', lag: '10min' },
+}).run()
+const api = rest({
+  url: 'https://api.test',
+  auth: { oauth2: { tokenUrl: 'https://api.test/token', clientId: 'id', clientSecret: secret('API_SECRET') } },
+  resources: {
+    leads: { path: '/leads', record: LeadSchema, defaults: { key: ['id', 'email'], mode: 'mirror' } },
+    notes: { path: '/leads/{id}/notes', parent: 'leads', paginate: ({ rows }) => ({ after: rows.at(-1)?.['id'] }) },
+  },
+})
+await sync({
+  name: 'api-leads',
+  from: api.leads,
+  map: ({ email, score }) => ({ email, score }),
+  to: crm,
+  ...api.leads.defaults,
+}).run()
+await sync({ name: 'api-notes', from: api.notes, map: (note) => ({ text: note['text'] }), to: print }).run()
+for await (const { rows, number } of restClient({ url: 'https://api.test' }).pages<Lead>('/leads')) {
+  console.log(number, rows[0]?.email.toUpperCase())
+}
 
 // receipts, remoteId, delete without match; every class of error
 const Page = z.object({ title: z.string(), body: z.string() })

@@ -4,6 +4,7 @@ import { destination, type Progress, receipt, reject, retry, secret, sync, unkno
 import { googleSheets } from 'spillway/destinations/google-sheets'
 import { duckdb } from 'spillway/sources/duckdb'
 import { postgres } from 'spillway/sources/postgres'
+import { rest } from 'spillway/sources/rest'
 import { z } from 'zod'
 import { Contact, chat, crm, crmObjects, type Lead } from './shared.js'
 
@@ -373,3 +374,22 @@ duckdb({
   // @ts-expect-error a path is text
   path: secret('X'),
 })
+
+// ---- REST
+
+// @ts-expect-error no such option
+rest({ url: 'https://api.test', pagination: 'link' })
+// @ts-expect-error no such paginator
+rest({ url: 'https://api.test', paginate: 'links' })
+// @ts-expect-error an API key needs its value
+rest({ url: 'https://api.test', auth: { header: 'x-api-key' } })
+const api = rest({
+  url: 'https://api.test',
+  resources: {
+    leads: { path: '/leads', record: z.object({ id: z.number() }), defaults: { key: 'email', mode: 'upsert' } },
+  },
+})
+// @ts-expect-error its defaults name a column that its rows do not have
+sync({ name: 'r1', from: api.leads, to: print, ...api.leads.defaults })
+// @ts-expect-error no such resource
+api.people
