@@ -5,9 +5,9 @@ import type { Out, Schema } from '../schema.js'
 import { type CursorValue, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
 import { at } from './rest/body.js'
-import { prepare, type RestApi, type RestClient, type RestList } from './rest/client.js'
+import { checkList, prepare, type RestApi, type RestClient, type RestList } from './rest/client.js'
 import { type Checked, checked } from './rest/options.js'
-import { checkPaginate, type Query } from './rest/paginate.js'
+import type { Query } from './rest/paginate.js'
 import { conforming } from './sql.js'
 
 export type { OAuth2, RestAuth } from './rest/auth.js'
@@ -141,7 +141,7 @@ function chains(resources: Readonly<Record<string, RestResource>>, check: Checke
   for (const [name, list] of Object.entries(resources)) {
     const where = `resources.${name}`
     refuseOthers(list, known, where)
-    checkPaginate(list.paginate, `${where}.paginate`, check)
+    checkList(list, `${where}.`, check)
     checkSince(list.since, `${where}.since`, check)
     if (typeof list.path !== 'string') throw wrong(`${where}: path is missing`)
     const places = placesIn(list.path)

@@ -7,6 +7,7 @@ import { googleSheets } from 'spillway/destinations/google-sheets'
 import { sandbox, serve } from 'spillway/sandbox'
 import { duckdb } from 'spillway/sources/duckdb'
 import { postgres } from 'spillway/sources/postgres'
+import { rest } from 'spillway/sources/rest'
 import { conformance } from 'spillway/testing'
 
 function* people() {
@@ -38,7 +39,7 @@ const sheet = googleSheets({ spreadsheet: 'none', tab: 'none', token: 'none' })
 await assert.rejects(sync({ name: 'sheet', from: people, to: sheet }).run(), /npm install @googleapis\/sheets/)
 
 assert.deepEqual(
-  [sandbox, serve, conformance].map((one) => typeof one),
-  ['function', 'function', 'function'],
+  [sandbox, serve, conformance, rest].map((one) => typeof one),
+  ['function', 'function', 'function', 'function'],
 )
 console.log('the package works where it is installed')

@@ -557,6 +557,7 @@ describe('the client', () => {
       { paginate: { page: 'p', size: 1 } },
       'paginate: there is no option size; the options are page, first',
     ],
+    ['rows that are nowhere', { data: 7 }, "rest: data must be a path, such as 'data.items', or a function"],
     ['no limit', { maxPages: 0 }, 'maxPages must be a whole number above 0'],
     ['a timeout that is none', { timeout: '5' }, 'rest: timeout: "5" is not a duration'],
     ['an origin that is none', { origins: ['a.test'] }, 'origins must be a whole address'],

@@ -1,4 +1,4 @@
-import { resolveSecret, type Secret } from '../../config.js'
+import { redact, resolveSecret, type Secret } from '../../config.js'
 import { type Duration, milliseconds } from '../../duration.js'
 import { SourceError } from '../../errors.js'
 import { createHttp, type Http, HttpError, type HttpRequest, NetworkError, notJson, TimeoutError } from '../../http.js'
@@ -99,10 +99,18 @@ export function prepare(api: RestApi): (http: Http, name?: string) => RestClient
   )
   const { maxPages = 10_000 } = api
   if (!Number.isInteger(maxPages) || maxPages < 1) throw wrong('maxPages must be a whole number above 0')
-  checkPaginate(api.paginate, 'paginate', check)
+  checkList(api, '', check)
   if (api.timeout !== undefined) milliseconds(api.timeout, `${check.name}: timeout`)
   const known = { api, base, origins, maxPages, sign: signing(api.auth, check), check }
   return (http, name = check.name) => clientOf(known, http, name)
+}
+
+/** @throws ConfigError when `paginate` or `data` is none. */
+export function checkList({ paginate, data }: RestList, where: string, check: Checked): void {
+  checkPaginate(paginate, `${where}paginate`, check)
+  if (data !== undefined && typeof data !== 'string' && typeof data !== 'function') {
+    throw check.wrong(`${where}data must be a path, such as 'data.items', or a function of the answer`)
+  }
 }
 
 interface Known {
@@ -177,7 +185,7 @@ function clientOf({ api, base, origins, maxPages, sign, check }: Known, http: Ht
   return {
     async *pages<R extends object>(path = '', list: RestList = {}): AsyncGenerator<RestPage<R>> {
       const { paginate = api.paginate, data = api.data } = list
-      checkPaginate(paginate, 'paginate', check)
+      checkList({ paginate, data }, '', check)
       const rowsIn = selector(data)
       const { first, next } = walk(paginate)
       const asked = new Set<string>()
@@ -212,7 +220,7 @@ function clientOf({ api, base, origins, maxPages, sign, check }: Known, http: Ht
 }
 
 /** As errors may show it: what follows can be a key. */
-const placeOf = (url: URL) => url.origin + url.pathname
+const placeOf = (url: URL) => redact(url.origin + url.pathname)
 
 /** An error of the client, with the page that it is about. */
 function onPage(error: unknown, number: number): unknown {
