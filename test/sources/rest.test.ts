@@ -334,7 +334,7 @@ describe('rest() with resources', () => {
     }
   })
 
-  it('asks for children of children, and for children of what came since', async () => {
+  it('asks for children of children; what is new is asked of the children, not of their parents', async () => {
     const { url, asked } = await startApi(({ path }) => ({ body: path === '/a' ? [{ id: 'x/y' }] : [{ n: 5 }] }))
     const api = rest({
       url,
@@ -347,7 +347,8 @@ describe('rest() with resources', () => {
     await failure(readAll(api.reactions)) // their rows have a column n themselves
     expect(asked.map((one) => one.url)).toEqual(['/a', '/a/x%2Fy/b?full=1', '/b/5/c'])
     await readAll(api.comments, { since: 9 })
-    expect(asked.at(-1)!.url).toBe('/a/x%2Fy/b?full=1&since=9')
+    // a parent that has not changed may well have a new child
+    expect(asked.slice(-2).map((one) => one.url)).toEqual(['/a', '/a/x%2Fy/b?full=1&since=9'])
   })
 
   it('validates children with the columns of their parents', async () => {
