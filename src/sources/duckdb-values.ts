@@ -14,7 +14,7 @@ import {
 } from '@duckdb/node-api'
 import bindings, { type Vector } from '@duckdb/node-bindings'
 import { type AnyRow, type ColumnType, Instant } from '../values.js'
-import { parseJson } from './sql.js'
+import { parseJson, shortest } from './sql.js'
 
 /** The values in the first `count` places of a vector. */
 export type ReadVector = (vector: Vector, count: number) => unknown[]
@@ -329,15 +329,6 @@ function unions(type: DuckDBUnionLogicalType): ReadVector {
 }
 
 // ---- numbers and time ------------------------------------------------------------------------------------------
-
-/** The double whose text is the shortest of those that are this float: 0.1, not 0.10000000149011612. */
-function shortest(float: number): number {
-  for (let digits = 6; digits < 9; digits++) {
-    const rounded = Number(float.toPrecision(digits))
-    if (Math.fround(rounded) === float) return rounded
-  }
-  return Number(float.toPrecision(9))
-}
 
 const two = Array.from({ length: 100 }, (_, number) => String(number).padStart(2, '0'))
 

@@ -187,7 +187,7 @@ async function start(connection: DuckDBConnection, query: string, reading: Readi
       )
     }
     const least = since === undefined ? undefined : `cast($1 as ${all.columnType(index)})`
-    prepared = await connection.prepare(windowed(query, cursor, least))
+    prepared = await connection.prepare(windowed(query, quoted(cursor), least))
     if (since !== undefined) prepared.bindVarchar(1, cursorText(since))
   }
   signal.throwIfAborted()

@@ -23,7 +23,7 @@ import {
   settings,
   typesQuery,
 } from './postgres-values.js'
-import { blankRow, conforming, cursorText, fingerprinted, quoted, statement, windowed } from './sql.js'
+import { blankRow, conforming, cursorText, fingerprinted, type Query, queryOf, quoted, windowed } from './sql.js'
 
 /** A `Pool` of the package `pg`, or a connected `Client` of it. */
 export interface PostgresConnections {
@@ -89,7 +89,7 @@ export function postgres<S extends Schema>(options: PostgresOptions & { readonly
 export function postgres<R extends object = AnyRow>(options: PostgresOptions): Source<R>
 export function postgres(options: PostgresOptions & { readonly record?: Schema }): Source<object> {
   const { record } = options
-  const query = queryOf(options)
+  const query = queryOf(options, actor)
   const connect = connector(options)
   return createSource({
     name: actor,
@@ -160,25 +160,6 @@ async function bulk(
     throw explained(error, client)
   } finally {
     await session.close()
-  }
-}
-
-interface Query {
-  readonly text: string
-  readonly params: readonly unknown[]
-}
-
-function queryOf({ query, params = [], table }: PostgresOptions): Query {
-  if ((query === undefined) === (table === undefined))
-    throw new ConfigError(`${actor}: give either \`query\` or \`table\``)
-  if (table === undefined) return { text: statement(query, actor), params }
-  // parts that are quoted already may hold dots
-  const parts = table.match(/"(?:[^"]|"")+"|[^".]+/g) ?? []
-  if (parts.join('.') !== table)
-    throw new ConfigError(`${actor}: \`table\` is no name of a table, such as sales.orders`)
-  return {
-    text: `select * from ${parts.map((part) => (part.startsWith('"') ? part : quoted(part))).join('.')}`,
-    params,
   }
 }
 
@@ -327,8 +308,9 @@ async function* batches({ client, arrays }: Session, query: Query, reading: Read
 
 function windowOf({ text, params }: Query, { cursor, since }: Reading): Query {
   if (cursor === undefined) return { text, params }
-  if (since === undefined) return { text: windowed(text, cursor, undefined), params }
-  return { text: windowed(text, cursor, `$${params.length + 1}`), params: [...params, cursorText(since)] }
+  const column = quoted(cursor)
+  if (since === undefined) return { text: windowed(text, column, undefined), params }
+  return { text: windowed(text, column, `$${params.length + 1}`), params: [...params, cursorText(since)] }
 }
 
 type Columns = readonly (Converter & { readonly name: string })[]

@@ -11,28 +11,70 @@ export function statement(query: string, actor: string): string {
   return text
 }
 
+/** A query and the values of its parameters. */
+export interface Query {
+  readonly text: string
+  readonly params: readonly unknown[]
+}
+
+/** What SQL puts around a name that may hold anything. */
+type Mark = '"' | '`'
+
+/**
+ * The query that the options of a source ask for: their own, or everything in `table`. Parts of the table's name that are quoted
+ * already stay as they are, and may hold dots.
+ *
+ * @throws ConfigError when they ask for both or neither, or for no table.
+ */
+export function queryOf(
+  {
+    query,
+    params = [],
+    table,
+  }: { readonly query?: string; readonly params?: readonly unknown[] | undefined; readonly table?: string },
+  actor: string,
+  mark: Mark = '"',
+): Query {
+  if ((query === undefined) === (table === undefined))
+    throw new ConfigError(`${actor}: give either \`query\` or \`table\``)
+  if (table === undefined) return { text: statement(query!, actor), params }
+  const parts = table.match(new RegExp(`${mark}(?:[^${mark}]|${mark}${mark})+${mark}|[^${mark}.]+`, 'g')) ?? []
+  if (parts.length === 0 || parts.join('.') !== table)
+    throw new ConfigError(`${actor}: \`table\` is no name of a table, such as sales.orders`)
+  return {
+    text: `select * from ${parts.map((part) => (part.startsWith(mark) ? part : quoted(part, mark))).join('.')}`,
+    params,
+  }
+}
+
 /**
  * The query of a read with a cursor column: what is not below `since`, in its order. Rows without a value come last, not
  * never: the sync rejects them, and says so.
  *
+ * @param column As SQL writes it.
  * @param since How the statement names the least value wanted: a parameter. Without it every row is wanted.
+ * @param order Where `nulls last` cannot be said.
  */
-export function windowed(query: string, cursor: string, since: string | undefined): string {
-  const column = quoted(cursor)
+export function windowed(
+  query: string,
+  column: string,
+  since: string | undefined,
+  order = `${column} asc nulls last`,
+): string {
   const wanted = since === undefined ? '' : ` where ${column} >= ${since} or ${column} is null`
   // the line breaks end a comment that the query may close with
-  return `select * from (\n${query}\n) as source${wanted} order by ${column} asc nulls last`
+  return `select * from (\n${query}\n) as source${wanted} order by ${order}`
 }
 
-/** A cursor value as text that both databases read for a column of any type. */
+/** A cursor value as text that the databases read for a column of any type. */
 export function cursorText(value: CursorValue): string {
   // a year beyond 9999 is +010000 in JavaScript and 10000 in SQL
   return value instanceof Date ? value.toISOString().replace(/^\+0*/, '') : String(value)
 }
 
 /** A name as SQL writes it when it may hold anything. */
-export function quoted(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
+export function quoted(name: string, mark: Mark = '"'): string {
+  return `${mark}${name.replaceAll(mark, mark + mark)}${mark}`
 }
 
 /**
@@ -117,6 +159,15 @@ export async function conforming(
     valid.push(result.value as AnyRow)
   }
   return valid
+}
+
+/** The double whose text is the shortest of those that are this float of 32 bits: 0.1, not 0.10000000149011612. */
+export function shortest(float: number): number {
+  for (let digits = 6; digits < 9; digits++) {
+    const rounded = Number(float.toPrecision(digits))
+    if (Math.fround(rounded) === float) return rounded
+  }
+  return Number(float.toPrecision(9))
 }
 
 /**

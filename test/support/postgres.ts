@@ -122,7 +122,7 @@ async function serve(home: string, owner: Owner, attempts = 5): Promise<{ port: 
 }
 
 /** Whether a line with `words` came before the end; collects what was `said` until then. */
-async function logged(stream: Readable, words: string, said: string[]): Promise<boolean> {
+export async function logged(stream: Readable, words: string, said: string[]): Promise<boolean> {
   for await (const line of createInterface(stream)) {
     said.push(line)
     if (line.includes(words)) return true
@@ -130,7 +130,7 @@ async function logged(stream: Readable, words: string, said: string[]): Promise<
   return false
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
