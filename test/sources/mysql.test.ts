@@ -44,9 +44,22 @@ describe.runIf(hasMariadb())('mysql', () => {
     while ((await ask(others)).length > 0) await ask('do sleep(0.01)')
   }
 
+  const columns = `yes boolean, no tinyint(1), two tinyint(1), i1 tinyint, i2 smallint, i3 mediumint, i4 int, u4 int unsigned, i8 bigint, u8 bigint unsigned,
+    price decimal(9,3), wide decimal(38,18), f4 float, odd_f4 float, f8 double, odd double, tiny double,
+    day date, at datetime(6), plain_at datetime, tenth datetime(3), stamp timestamp(6) null, plain_stamp timestamp null,
+    clock time(6), span time, year year, one bit, nine bit(9), bits bit(64), bytes binary(3), no_bytes blob, empty varchar(9), text text character set utf8mb4,
+    old varchar(9) character set latin1, padded char(3), json json, e enum('a', 'b'), s set('x', 'y'), id uuid, spot point`
+  const values = `true, 0, 2, -128, -32768, -8388608, -2147483648, 4294967295, -9223372036854775808, 18446744073709551615,
+    -0.050, 12345678901234567890.123456789, 0.1, 16777215, 0.1, 0.30000000000000004, 5e-324,
+    '2026-01-31', '2026-03-08 02:30:00.123456', '2026-01-01', '2026-01-01 10:20:30.100', '2026-03-08 02:30:00.123456', '2026-01-01 00:00:00',
+    '01:02:03.45', '-838:59:59', 2026, b'1', b'100000001', b'${'1'.repeat(64)}', x'DEAD00', '', '', 'naïve 🦆',
+    'naïve', 'x', '{"id": 12345678901234567890, "a": [1, null], "f": 1.5}', 'b', 'x,y', '5f2b9c1e-0000-4000-8000-00000000000a', point(1, 2.5)`
+
   beforeAll(async () => {
-    if (hasMariadb())
-      await server.db.query('create table numbers (n int); insert into numbers select seq from seq_1_to_25000')
+    await ask(`set time_zone = '+00:00'; create table kinds (${columns}); insert into kinds values (${values});
+      create table nulls as select * from kinds where false; insert into nulls () values ();
+      create table numbers (n int); insert into numbers select seq from seq_1_to_25000;
+      create table strict (id int not null, other int)`)
   })
 
   describe('values', () => {
@@ -110,7 +123,6 @@ describe.runIf(hasMariadb())('mysql', () => {
       expect(columns.map(({ name, type }) => `${name} ${type}`)).toEqual(
         Object.keys(expected).map((name, index) => `${name} ${types.split(/\s+/)[index]}`),
       )
-      await ask('create table strict (id int not null, other int)')
       expect((await readAll(mysql({ url: url(), table: 'strict' }))).columns).toEqual([
         { name: 'id', type: 'integer', nullable: false },
         { name: 'other', type: 'integer', nullable: true },
