@@ -37,7 +37,7 @@ export async function readOne(source: Source<object>): Promise<AnyRow> {
 
 /** Reads a source in a process of its own: how many rows, the last of them, the zone's offset in minutes, the most memory. */
 export async function readInChild(
-  source: 'postgres' | 'duckdb' | 'mysql',
+  source: 'postgres' | 'duckdb' | 'mysql' | 'sqlite',
   options: object,
   env: Record<string, string> = {},
   checkout = fileURLToPath(new URL('../..', import.meta.url)),

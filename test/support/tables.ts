@@ -1,11 +1,15 @@
 import { join } from 'node:path'
 import { DuckDBInstance } from '@duckdb/node-api'
+import Sqlite from 'libsql'
+import type { Connection } from 'mysql2/promise'
 import type { Client } from 'pg'
 import { type AnyRow, Instant, source } from '../../src/index.js'
 import { duckdb } from '../../src/sources/duckdb.js'
+import { mysql } from '../../src/sources/mysql.js'
 import { postgres } from '../../src/sources/postgres.js'
+import { sqlite } from '../../src/sources/sqlite.js'
 
-// The same rows in an array, in a DuckDB database, in Parquet and CSV files and in PostgreSQL.
+// The same rows in an array, in a DuckDB database, in Parquet and CSV files, in PostgreSQL, MariaDB and SQLite.
 
 /** A kind of value: what the databases call it, and what it is in JavaScript. */
 interface Kind {
@@ -155,3 +159,58 @@ export function postgresTable(db: Client, url: string, name: string, read: 'tabl
     },
   }
 }
+
+/** What MariaDB calls the kinds that have another name there. It holds no infinities, and no lists but json. */
+const mariadbTypes: { readonly [kind in keyof typeof kinds]?: string } = {
+  ...{ real: 'float', text: 'longtext collate utf8mb4_bin', time: 'time(6)', timestamp: 'datetime(6)', list: 'json' },
+  ...{ instant: 'timestamp(6) null', binary: 'longblob' },
+}
+
+/** A table of MariaDB. */
+export function mariadbTable(db: Connection, url: string, name: string): Place {
+  return {
+    async write({ columns, rows }) {
+      const types = Object.entries(columns).map(
+        ([column, kind]) => `\`${column}\` ${mariadbTypes[kind] ?? kinds[kind].postgres}`,
+      )
+      await db.query(`set time_zone = '+00:00'; create or replace table ${name} (${types})`)
+      const written = Object.values(columns)
+      const value = (kind: keyof typeof kinds, text: string) => {
+        if (kind === 'instant') return Instant.of(text.replace(' ', 'T')).toISOString().slice(0, -1)
+        return kind === 'boolean' ? text === 'true' : kind === 'binary' ? Buffer.from(text, 'hex') : text
+      }
+      const values = rows.map((row) => row.map((text, index) => (text === null ? null : value(written[index]!, text))))
+      await db.query(`insert into ${name} values ?`, [values])
+    },
+    from: () => mysql({ url, table: name }),
+  }
+}
+
+/** A file of SQLite, in which exact decimals are texts; it has no type for instants. */
+export function sqliteFile(folder: string): Place {
+  const path = join(folder, 'tables.sqlite')
+  return {
+    async write({ columns, rows }) {
+      const db = new Sqlite(path)
+      const types = Object.entries(columns).map(
+        ([column, kind]) => `"${column}" ${sqliteTypes[kind] ?? kinds[kind].duckdb}`,
+      )
+      db.exec(`drop table if exists t; create table t (${types}); begin`)
+      const insert = db.prepare(`insert into t values (${types.map(() => '?')})`)
+      const value = (kind: keyof typeof kinds, text: string) => {
+        if (kind === 'boolean') return text === 'true' ? 1n : 0n
+        if (kind === 'timestamp') return text.replace(' ', 'T')
+        if (kind === 'double') return Number(text.replace('inf', 'Inf'))
+        return kind === 'binary' ? Buffer.from(text, 'hex') : text
+      }
+      const written = Object.values(columns)
+      for (const row of rows)
+        insert.run(row.map((text, index) => (text === null ? null : value(written[index]!, text))))
+      db.exec('commit')
+      db.close()
+    },
+    from: () => sqlite({ path, table: 't' }),
+  }
+}
+
+const sqliteTypes: { readonly [kind in keyof typeof kinds]?: string } = { decimal: 'text', list: 'json', uuid: 'text' }
