@@ -6,8 +6,10 @@ import { destination, sync } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
 import { sandbox, serve } from 'spillway/sandbox'
 import { duckdb } from 'spillway/sources/duckdb'
+import { mysql } from 'spillway/sources/mysql'
 import { postgres } from 'spillway/sources/postgres'
 import { rest } from 'spillway/sources/rest'
+import { sqlite } from 'spillway/sources/sqlite'
 import { conformance } from 'spillway/testing'
 
 function* people() {
@@ -32,9 +34,16 @@ const { rows, delivered } = await sync({
 }).run()
 assert.deepEqual([rows, delivered], [3, 3])
 
+const names = []
+const ledger = sqlite({ path: '.spillway/state.db', query: 'select name from sync order by name' })
+for await (const { name } of ledger) names.push(name)
+assert.deepEqual(names, ['people', 'range'])
+
 // what is not installed is named, with the command that installs it
 const table = postgres({ url: 'postgres://localhost/none', table: 'none' })
 await assert.rejects(sync({ name: 'table', from: table, to: print }).run(), /npm install pg pg-cursor/)
+const other = mysql({ url: 'mysql://localhost/none', table: 'none' })
+await assert.rejects(sync({ name: 'other', from: other, to: print }).run(), /npm install mysql2/)
 const sheet = googleSheets({ spreadsheet: 'none', tab: 'none', token: 'none' })
 await assert.rejects(sync({ name: 'sheet', from: people, to: sheet }).run(), /npm install @googleapis\/sheets/)
 

@@ -9,7 +9,7 @@ import { afterAll, beforeAll } from 'vitest'
 import { freePort, logged } from './postgres.js'
 
 /** A MariaDB server of one test file's own. */
-export interface Mariadb {
+interface Mariadb {
   /** Of a user who may do anything; its database is `test`. */
   readonly url: string
   /** Ends the server, and removes its files. */
@@ -37,7 +37,7 @@ export function hasMariadb(): boolean {
  * Starts a real MariaDB on a free port of this machine, with data in a fresh temporary folder. Takes about a second: one process
  * makes its system tables and then serves.
  */
-export async function startMariadb(): Promise<Mariadb> {
+async function startMariadb(): Promise<Mariadb> {
   const home = await mkdtemp(join(tmpdir(), 'spillway-mariadb-'))
   const remove = () => rm(home, { recursive: true, force: true })
   try {

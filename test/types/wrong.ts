@@ -3,8 +3,10 @@
 import { destination, type Progress, receipt, reject, retry, secret, sync, unknown } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
 import { duckdb } from 'spillway/sources/duckdb'
+import { mysql } from 'spillway/sources/mysql'
 import { postgres } from 'spillway/sources/postgres'
 import { rest } from 'spillway/sources/rest'
+import { sqlite } from 'spillway/sources/sqlite'
 import { z } from 'zod'
 import { Contact, chat, crm, crmObjects, type Lead } from './shared.js'
 
@@ -369,6 +371,15 @@ run.deadLetters((letter) => {
 postgres({ url: secret('DATABASE_URL') })
 // @ts-expect-error not both
 postgres({ table: 'a', query: 'select 1' })
+// @ts-expect-error a query or a table
+mysql({ url: secret('DATABASE_URL') })
+mysql({
+  // @ts-expect-error an option of connections, which a pool may have
+  server: { host: 'db', multipleStatements: true },
+  table: 'a',
+})
+// @ts-expect-error a file
+sqlite({ table: 'a' })
 duckdb({
   query: 'from x',
   // @ts-expect-error a path is text
