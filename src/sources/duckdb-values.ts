@@ -13,8 +13,9 @@ import {
   DuckDBVector,
 } from '@duckdb/node-api'
 import bindings, { type Vector } from '@duckdb/node-bindings'
-import { type AnyRow, type ColumnType, Instant } from '../values.js'
-import { parseJson, shortest } from './sql.js'
+import type { AnyRow, ColumnType } from '../values.js'
+import { clockText, dateText, decimalText, instant, shortest, timestampText } from './exact.js'
+import { assembled, parseJson } from './sql.js'
 
 /** The values in the first `count` places of a vector. */
 export type ReadVector = (vector: Vector, count: number) => unknown[]
@@ -37,22 +38,6 @@ export function rowsOf(
     blank,
     chunk.rowCount,
   )
-}
-
-/** Values by columns as rows, each a filled copy of `blank`. */
-export function assembled(
-  values: readonly (readonly unknown[])[],
-  columns: readonly { readonly name: string }[],
-  blank: AnyRow,
-  count: number,
-): AnyRow[] {
-  const rows: AnyRow[] = []
-  for (let left = count; left > 0; left--) rows.push({ ...blank })
-  for (const [index, { name }] of columns.entries()) {
-    const column = values[index]!
-    for (let row = 0; row < count; row++) rows[row]![name] = column[row]
-  }
-  return rows
 }
 
 /** The values of one column of a chunk. */
@@ -244,14 +229,7 @@ function uuidText(value: bigint): string {
 
 function decimals(type: DuckDBDecimalLogicalType): ReadVector {
   const { scale, internalTypeId } = type
-  const text = (unscaled: number | bigint) => {
-    if (scale === 0) return String(unscaled)
-    const sign = unscaled < 0 ? '-' : ''
-    const digits = String(unscaled)
-      .slice(sign.length)
-      .padStart(scale + 1, '0')
-    return `${sign}${digits.slice(0, -scale)}.${digits.slice(-scale)}`
-  }
+  const text = (unscaled: number | bigint) => decimalText(unscaled, scale)
   if (internalTypeId === DuckDBTypeId.SMALLINT) return fixed(Int16Array, text)
   if (internalTypeId === DuckDBTypeId.INTEGER) return fixed(Int32Array, text)
   if (internalTypeId === DuckDBTypeId.BIGINT) return fixed(BigInt64Array, text)
@@ -326,59 +304,4 @@ function unions(type: DuckDBUnionLogicalType): ReadVector {
     const columns = members.map((read, index) => read(bindings.struct_vector_get_child(vector, index + 1), count))
     return chosen.map((member, row) => (member === null ? null : { [tags[member]!]: columns[member]![row] }))
   }
-}
-
-// ---- numbers and time ------------------------------------------------------------------------------------------
-
-const two = Array.from({ length: 100 }, (_, number) => String(number).padStart(2, '0'))
-
-/** A day counted from 1970 as DuckDB writes it; no `Date` could: its days end in the year 275760. */
-function dateText(day: number): string {
-  if (Math.abs(day) === 0x7fffffff) return day < 0 ? '-infinity' : 'infinity'
-  // counted in eras of 400 years that begin on the first of March, so that leap days come last
-  const days = day + 719_468
-  const era = Math.floor(days / 146_097)
-  const ofEra = days - era * 146_097
-  const yearOfEra = Math.floor(
-    (ofEra - Math.floor(ofEra / 1_460) + Math.floor(ofEra / 36_524) - Math.floor(ofEra / 146_096)) / 365,
-  )
-  const ofYear = ofEra - (365 * yearOfEra + Math.floor(yearOfEra / 4) - Math.floor(yearOfEra / 100))
-  const march = Math.floor((5 * ofYear + 2) / 153)
-  const month = march < 10 ? march + 3 : march - 9
-  const year = era * 400 + yearOfEra + (month <= 2 ? 1 : 0)
-  const text = `-${two[month]}-${two[ofYear - Math.floor((153 * march + 2) / 5) + 1]}`
-  return year > 0 ? `${String(year).padStart(4, '0')}${text}` : `${String(1 - year).padStart(4, '0')}${text} (BC)`
-}
-
-/** A time of day, in units of a second's `digits`-th decimal, without zeros at the end. */
-function clockText(time: number, digits: number): string {
-  const unit = 10 ** digits
-  const seconds = Math.floor(time / unit)
-  const fraction = time - seconds * unit
-  const clock = `${two[Math.floor(seconds / 3600)]}:${two[Math.floor(seconds / 60) % 60]}:${two[seconds % 60]}`
-  return fraction === 0 ? clock : `${clock}.${String(fraction).padStart(digits, '0').replace(/0+$/, '')}`
-}
-
-const infinity = 2n ** 63n - 1n
-
-/** The last microsecond that a `Date` can be, in the year 275760; the first is as far before 1970. */
-const latest = 8_640_000_000_000_000_000n
-
-/** A point in time, counted from 1970 in units of a second's `digits`-th decimal. */
-function timestampText(value: bigint, digits: number): string {
-  if (value === infinity || value === -infinity) return value < 0n ? '-infinity' : 'infinity'
-  const perDay = 86_400 * 10 ** digits
-  const units = Number(value)
-  if (!Number.isSafeInteger(units)) {
-    const time = ((value % BigInt(perDay)) + BigInt(perDay)) % BigInt(perDay)
-    return `${dateText(Number((value - time) / BigInt(perDay)))}T${clockText(Number(time), digits)}`
-  }
-  const time = ((units % perDay) + perDay) % perDay
-  return `${dateText((units - time) / perDay)}T${clockText(time, digits)}`
-}
-
-function instant(micros: bigint): Date | string {
-  if (micros >= -latest && micros <= latest) return Instant.ofMicros(micros)
-  const text = timestampText(micros, 6)
-  return text.endsWith('infinity') ? text : `${text}Z`
 }

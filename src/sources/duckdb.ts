@@ -15,9 +15,19 @@ import { SourceError, SpillwayError } from '../errors.js'
 import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
-import { assembled, converter, rowsOf } from './duckdb-values.js'
+import { converter, rowsOf } from './duckdb-values.js'
 import { metOnce, sift } from './sift.js'
-import { blankRow, conforming, cursorText, fingerprinted, literal, quoted, statement, windowed } from './sql.js'
+import {
+  assembled,
+  blankRow,
+  conforming,
+  cursorText,
+  fingerprinted,
+  literal,
+  quoted,
+  statement,
+  windowed,
+} from './sql.js'
 
 /** What {@link duckdb} reads. */
 export interface DuckDBOptions {

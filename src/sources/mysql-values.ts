@@ -1,5 +1,6 @@
 import { type ColumnType, Instant } from '../values.js'
-import { parseJson, shortest } from './sql.js'
+import { shortest } from './exact.js'
+import { parseJson } from './sql.js'
 
 /** What a column of MySQL becomes. `read` gets what the driver makes of its bytes; null never gets there. */
 export interface Converter {

@@ -93,6 +93,22 @@ export function blankRow(names: readonly string[], actor: string): AnyRow {
   return { ...row } // an object made without a prototype is slow to copy
 }
 
+/** Values by columns as rows, each a filled copy of `blank`. */
+export function assembled(
+  values: readonly (readonly unknown[])[],
+  columns: readonly { readonly name: string }[],
+  blank: AnyRow,
+  count: number,
+): AnyRow[] {
+  const rows: AnyRow[] = []
+  for (let left = count; left > 0; left--) rows.push({ ...blank })
+  for (const [index, { name }] of columns.entries()) {
+    const column = values[index]!
+    for (let row = 0; row < count; row++) rows[row]![name] = column[row]
+  }
+  return rows
+}
+
 /**
  * A relation of DuckDB with the fingerprint of `text` beside its columns: 128 bits, as `hi` and `lo`. Nobody makes two texts
  * that share them by accident, and where `salt` differs, so do the fingerprints. MD5 and not DuckDB's own `hash`, whose values
@@ -159,15 +175,6 @@ export async function conforming(
     valid.push(result.value as AnyRow)
   }
   return valid
-}
-
-/** The double whose text is the shortest of those that are this float of 32 bits: 0.1, not 0.10000000149011612. */
-export function shortest(float: number): number {
-  for (let digits = 6; digits < 9; digits++) {
-    const rounded = Number(float.toPrecision(digits))
-    if (Math.fround(rounded) === float) return rounded
-  }
-  return Number(float.toPrecision(9))
 }
 
 /**
