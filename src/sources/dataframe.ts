@@ -59,7 +59,7 @@ const slice = 65_536
  * @throws ConfigError when it is no frame, or columns differ in length; when the sync runs, that a package is missing.
  * @throws SourceError while it is read: the file cannot be opened, is no Arrow data, or has a type that is not known here.
  */
-export function dataframe<R extends object = never, const F extends Frame = Frame>(
+export function dataframe<R extends object = never, F extends Frame = Frame>(
   frame: F,
 ): Source<[R] extends [never] ? FrameRow<F> : R> {
   const tables = tablesOf(frame)

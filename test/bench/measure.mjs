@@ -6,11 +6,16 @@ import { fileURLToPath } from 'node:url'
  * folder on the disk that holds the checkout, so that a sync of the disk costs what it costs.
  */
 export async function measured(work) {
+  await folderFor((folder) => timed(() => work(folder)))
+}
+
+/** A folder on the disk that holds the checkout, for as long as the work takes. */
+export async function folderFor(work) {
   const parent = fileURLToPath(new URL('../../.spillway/', import.meta.url))
   await mkdir(parent, { recursive: true })
   const folder = await mkdtemp(`${parent}bench-`)
   try {
-    await timed(() => work(folder))
+    await work(folder)
   } finally {
     await rm(folder, { recursive: true, force: true })
   }

@@ -22,6 +22,7 @@ console.log(`Node ${process.version}, ${cpus().length} cores, ${quick ? 'one rou
 const benchmarks = {
   million: () => nothing(quick ? 100_000 : 1_000_000, [8, 1]),
   more: () => nothing(quick ? 500_000 : 10_000_000, [8]),
+  arrow: () => arrow(quick ? 100_000 : 1_000_000),
   http: () => http(quick ? 40_000 : 200_000),
   rate: () => rate(quick ? 3 : 10),
   changes: () => changes(quick ? [100_000] : [1_000_000, 3_000_000, 10_000_000, 30_000_000]),
@@ -48,6 +49,26 @@ async function nothing(rows, concurrencies) {
   })
   console.log(
     'For comparison, not measured here: dlt (Python), 1,000,000 rows, 2 cores: 26,700 rows/s, 97 MB; tuned 82,000, 228 MB',
+  )
+}
+
+/** Rows of a table in memory and of a file, beside the same rows made on the way. */
+async function arrow(rows) {
+  const engine = [rows, 100, 8]
+  const found = await inTurns({
+    'rows from a generator': ['engine.mjs', ...engine],
+    'Arrow table, only read': ['arrow.mjs', 'read', ...engine],
+    'Arrow table, delivered': ['arrow.mjs', 'arrow', ...engine],
+    'Parquet file, delivered': ['arrow.mjs', 'parquet', ...engine],
+  })
+  show(
+    `${count(rows)} rows of 8 columns from a frame to a function that does nothing, batch 100, concurrency 8`,
+    found,
+    {
+      seconds: ({ seconds }) => seconds.toFixed(2),
+      'rows/s': ({ seconds }) => count(rows / seconds),
+      'peak RSS': ({ peak }) => `${count(peak / 2 ** 20)} MiB`,
+    },
   )
 }
 

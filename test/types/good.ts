@@ -1,5 +1,21 @@
 // Programs that must compile, against the built package, without an annotation that is not written here.
 
+import type {
+  Table as ArrowTable,
+  Binary,
+  Bool,
+  DateDay,
+  Decimal,
+  Dictionary,
+  Float64,
+  Int32,
+  Int64,
+  List,
+  Struct,
+  TimestampMicrosecond,
+  Utf8,
+} from 'apache-arrow'
+import type { Collection, Decimal128, Long, ObjectId } from 'mongodb'
 import {
   type Context,
   type DeadLetter,
@@ -17,6 +33,7 @@ import {
   reject,
   retry,
   runAll,
+  type Source,
   type Sync,
   secret,
   source,
@@ -25,13 +42,16 @@ import {
   unknown,
 } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
+import { dataframe, type PolarsFrame } from 'spillway/sources/dataframe'
 import { duckdb } from 'spillway/sources/duckdb'
+import { documents, mongodb } from 'spillway/sources/mongodb'
 import { postgres } from 'spillway/sources/postgres'
 import { rest, restClient } from 'spillway/sources/rest'
 import { z } from 'zod'
 import { type Anomaly, Contact, chat, crm, crmObjects, type Lead, LeadSchema, type Signup, table } from './shared.js'
 
 declare const leads: Lead[]
+declare const ofPolars: PolarsFrame
 
 // the first screen
 function* people() {
@@ -420,3 +440,62 @@ destination({ name: 'helped', config: z.object({ token: z.string() }) })(async (
   })
   context.log.debug('sent', { status: response.status, run: context.run, match: context.match.join() })
 })
+
+// a frame's row is that of its columns, or that of the table's types, through every transform
+type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
+const same = <A, B>(_: Same<A, B>): void => {}
+const columns = dataframe({ id: [1, 2], name: ['a', undefined], big: BigInt64Array.of(1n, 2n) })
+same<typeof columns, Source<{ id: number; name: string | null; big: bigint }>>(true)
+declare const arrowTable: ArrowTable<{
+  id: Int32
+  big: Int64
+  name: Dictionary<Utf8, Int32>
+  at: TimestampMicrosecond
+  day: DateDay
+  tags: List<Utf8>
+  place: Struct<{ lat: Float64; open: Bool }>
+  raw: Binary
+  price: Decimal
+}>
+const ofArrow = dataframe(arrowTable)
+type ArrowRow = {
+  id: number
+  big: bigint
+  name: string
+  at: Date | string
+  day: string
+  tags: string[]
+  place: { lat: number; open: boolean }
+  raw: Uint8Array
+  price: string
+}
+same<typeof ofArrow extends Source<infer R> ? R : never, ArrowRow>(true)
+same<typeof ofArrow, Source<ArrowRow>>(true)
+await sync({
+  name: 'frame',
+  from: ofArrow.filter(({ id }) => id > 1).enrich((rows) => rows.map(({ big, place }) => ({ big, lat: place.lat }))),
+  map: ({ big, lat }) => ({ big, lat: lat.toFixed(1) }),
+  to: print,
+  key: 'big',
+}).run()
+const named = dataframe<Lead>(ofPolars)
+same<typeof named, Source<Lead>>(true)
+dataframe(ofPolars).map((row) => row['anything'])
+dataframe({ path: 'rows.arrow' }).map((row) => row['anything'])
+dataframe(new Uint8Array(8)).map((row) => row['anything'])
+
+// documents of MongoDB without its types; what a schema says of those of a query
+declare const stored: Collection<{
+  _id: ObjectId
+  total: Decimal128
+  size: Long
+  at: Date
+  lines: { sku: string; price: Decimal128 }[]
+}>
+const ofMongo = documents(() => stored.find())
+type Order = { _id: string; total: string; size: bigint; at: Date; lines: { sku: string; price: string }[] }
+same<typeof ofMongo extends Source<infer R> ? R : never, Order>(true)
+mongodb({ collection: stored, filter: { a: 1 } }).map((row) => row['anything'])
+mongodb({ url: secret('MONGODB_URL'), db: 'shop', collection: 'orders', pipeline: [], record: LeadSchema }).map(
+  (lead) => lead.email,
+)

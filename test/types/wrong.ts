@@ -2,7 +2,9 @@
 
 import { destination, type Progress, receipt, reject, retry, secret, sync, unknown } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
+import { dataframe } from 'spillway/sources/dataframe'
 import { duckdb } from 'spillway/sources/duckdb'
+import { mongodb } from 'spillway/sources/mongodb'
 import { mysql } from 'spillway/sources/mysql'
 import { postgres } from 'spillway/sources/postgres'
 import { rest } from 'spillway/sources/rest'
@@ -404,3 +406,20 @@ const api = rest({
 sync({ name: 'r1', from: api.leads, to: print, ...api.leads.defaults })
 // @ts-expect-error no such resource
 api.people
+// ---- frames and documents
+
+sync({
+  name: 'f1',
+  from: dataframe({ id: [1, 2] }),
+  to: print,
+  // @ts-expect-error the frame has no such column
+  key: 'email',
+})
+// @ts-expect-error an array of rows is no frame
+dataframe([{ id: 1 }])
+// @ts-expect-error a number is no column
+dataframe({ id: 1 })
+// @ts-expect-error a pipeline has a stage for it
+mongodb({ url: 'mongodb://x', db: 'shop', collection: 'orders', pipeline: [], filter: {} })
+// @ts-expect-error `db` is missing
+mongodb({ url: 'mongodb://x', collection: 'orders' })
