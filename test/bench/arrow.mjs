@@ -12,6 +12,9 @@ import { folderFor, timed } from './measure.mjs'
 const [from, ...numbers] = process.argv.slice(2)
 const [count, batchSize, concurrency] = numbers.map(Number)
 
+const plans = ['free', 'team', 'business', 'enterprise']
+const plan = new arrow.Dictionary(new arrow.Utf8(), new arrow.Int32(), 0)
+
 await folderFor(async (folder) => {
   const source = from === 'parquet' ? await parquet(join(folder, 'people.parquet')) : dataframe(frame())
   await timed(() => (from === 'read' ? read(source) : run(source, folder)))
@@ -61,9 +64,6 @@ function frame() {
   }
   return new arrow.Table(batches)
 }
-
-const plans = ['free', 'team', 'business', 'enterprise']
-const plan = new arrow.Dictionary(new arrow.Utf8(), new arrow.Int32(), 0)
 
 async function parquet(file) {
   const instance = await DuckDBInstance.create(':memory:')

@@ -5,7 +5,9 @@ import { existsSync } from 'node:fs'
 import { destination, sync } from 'spillway'
 import { googleSheets } from 'spillway/destinations/google-sheets'
 import { sandbox, serve } from 'spillway/sandbox'
+import { dataframe } from 'spillway/sources/dataframe'
 import { duckdb } from 'spillway/sources/duckdb'
+import { mongodb } from 'spillway/sources/mongodb'
 import { mysql } from 'spillway/sources/mysql'
 import { postgres } from 'spillway/sources/postgres'
 import { rest } from 'spillway/sources/rest'
@@ -33,6 +35,8 @@ const { rows, delivered } = await sync({
   key: 'id',
 }).run()
 assert.deepEqual([rows, delivered], [3, 3])
+const columns = await sync({ name: 'columns', from: dataframe({ id: [4, 5] }), to: print, key: 'id' }).run()
+assert.equal(columns.delivered, 2)
 
 const names = []
 const ledger = sqlite({ path: '.spillway/state.db', query: 'select name from sync order by name' })
@@ -44,6 +48,10 @@ const table = postgres({ url: 'postgres://localhost/none', table: 'none' })
 await assert.rejects(sync({ name: 'table', from: table, to: print }).run(), /npm install pg pg-cursor/)
 const other = mysql({ url: 'mysql://localhost/none', table: 'none' })
 await assert.rejects(sync({ name: 'other', from: other, to: print }).run(), /npm install mysql2/)
+const frame = dataframe(new Uint8Array(8))
+await assert.rejects(sync({ name: 'frame', from: frame, to: print }).run(), /npm install @uwdata\/flechette/)
+const orders = mongodb({ url: 'mongodb://localhost', db: 'shop', collection: 'orders' })
+await assert.rejects(sync({ name: 'orders', from: orders, to: print }).run(), /npm install mongodb/)
 const sheet = googleSheets({ spreadsheet: 'none', tab: 'none', token: 'none' })
 await assert.rejects(sync({ name: 'sheet', from: people, to: sheet }).run(), /npm install @googleapis\/sheets/)
 

@@ -64,7 +64,7 @@ await sync({ name: 'people', from: people, to: print }).run()
 // an annotated function, rows of an interface
 const notify = destination(10)(async (batch: Lead[], { http, idempotencyKey }) => {
   const headers = { 'idempotency-key': idempotencyKey }
-  await http.post('https://x.test', { json: batch.map((lead) => lead.email), headers })
+  await http.post('https://x.test', { json: batch.map(({ email }) => ({ email })), headers })
 })
 await sync({ name: 'leads', from: leads, to: notify, key: 'id', mode: 'upsert', schemaContract: 'freeze' }).run()
 
@@ -494,8 +494,8 @@ declare const stored: Collection<{
 }>
 const ofMongo = documents(() => stored.find())
 type Order = { _id: string; total: string; size: bigint; at: Date; lines: { sku: string; price: string }[] }
-same<typeof ofMongo extends Source<infer R> ? R : never, Order>(true)
+ofMongo.map((row): Order => row).map(({ lines, size }) => ({ sku: lines[0]?.sku.trim(), half: size / 2n }))
 mongodb({ collection: stored, filter: { a: 1 } }).map((row) => row['anything'])
 mongodb({ url: secret('MONGODB_URL'), db: 'shop', collection: 'orders', pipeline: [], record: LeadSchema }).map(
-  (lead) => lead.email,
+  ({ email }) => ({ email }),
 )
