@@ -29,7 +29,8 @@ const slice = 65_536
  * The rows of a data frame that this process has in memory, or of an Arrow file. It takes
  *
  * - a table or record batch of `apache-arrow`, or a table of `@uwdata/flechette`;
- * - bytes in Arrow's IPC format (a file's or a stream's), or `{ path }` of a file with them, which is read whole;
+ * - bytes in Arrow's IPC format (a file's or a stream's), or `{ path }` of a file with them, which is read whole; when they are
+ *   compressed, flechette must have been given the codec (`setCompressionCodec`);
  * - a frame of `nodejs-polars`, which is read as Arrow, 65,536 rows at a time, because its own values round large integers and cut
  *   microseconds;
  * - a table of `arquero`, filtered and ordered as it is;

@@ -83,8 +83,8 @@ const exactly = {
  * become. Integers of 64 bits are always `bigint`.
  *
  * With a cursor column the documents come in its order, from where the last run ended; an index on it makes that quick. It may
- * be `_id`. Without one, MongoDB may give a document twice, or leave it out, that moves while it is read: `mirror` a
- * collection that changes from a pipeline or replica where it does not.
+ * be `_id`. A query of MongoDB sees what is written while it runs: a document may come twice, or not at all. So do not `mirror`
+ * a collection while others write to it.
  *
  * It needs `npm install mongodb@7`. **It was never run against a real MongoDB**: it is tested with the real driver, which
  * talks to a stand-in for the server that knows no more than finds, aggregations and their cursors.

@@ -386,6 +386,11 @@ describe('a frame of polars', () => {
     expect([empty.rows.length, empty.columns.length]).toEqual([0, 8])
   })
 
+  it('may be written to bytes, compressed only when flechette was given the codec', async () => {
+    const bytes = made.writeIPC({ compression: 'lz4' })
+    await expect(readAll(dataframe(bytes))).rejects.toThrow(/these bytes cannot be read as Arrow IPC data: .*codec/s)
+  })
+
   it('must be collected when it is lazy', () => {
     expect(() => dataframe(made.lazy() as never)).toThrow(
       'it is a lazy frame, which has no rows yet: give what its collect() returns',
@@ -445,6 +450,19 @@ describe('an object of columns', () => {
       dataframe({ id: Int32Array.of(1), score: new Float64Array(1), big: new BigUint64Array(1) }),
     )
     expect(typed.columns.map(({ type }) => type)).toEqual(['integer', 'double', 'bigint'])
+  })
+
+  it('is read no further when the signal says so', async () => {
+    const abort = new AbortController()
+    const seen: number[] = []
+    const reading = (async () => {
+      for await (const rows of batchesOf(dataframe({ id: new Int32Array(5_000) }), { signal: abort.signal })) {
+        seen.push(rows.length)
+        abort.abort(new Error('enough'))
+      }
+    })()
+    await expect(reading).rejects.toThrow('enough')
+    expect(seen).toEqual([1000])
   })
 
   it('may have a column of any name', async () => {
