@@ -42,3 +42,17 @@ it('scores the customers of a billing API, and sends the one that asks to leave'
     'One asked to leave: 1 sent, 999 unchanged.',
   ])
 })
+
+it('brings issues and their comments into a sheet, and in a second run what has changed', async () => {
+  const said = await printed('github-issues')
+  const issues = said.filter((line) => /^ {2}\d \| Issue/.test(line)).map((line) => line.split(' | ')[1])
+  expect(issues).toEqual(['Issue 1', 'Issue 2', 'Issue 3, with a new title', ...[4, 5, 6, 7].map((n) => `Issue ${n}`)])
+  const comments = said.flatMap((line) => /^ {2}(\d \| \d \| .*?)(?: \||$)/.exec(line)?.[1] ?? [])
+  expect(comments).toEqual([
+    '1 | 1 | About issue 1',
+    ...[3, 4, 5].map((comment) => `${comment} | 2 | About issue 2`),
+    '6 | 5 | About issue 5',
+    '7 | 7 | The first comment here',
+  ])
+  expect(said).toContain('The second run asked for issues since 2026-01-01T00:07:00Z.')
+})
