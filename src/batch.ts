@@ -96,6 +96,32 @@ export interface BatcherOptions {
 /** How long a batch that is not full waits for rows while the source goes on. */
 const linger = 1_000
 
+/** Whether sending an item again writes the same object again. */
+export function isReplaySafe({ replaySafe }: Definition, operation: Operation): boolean {
+  return replaySafe && operation !== 'insert'
+}
+
+/** Records that will be a batch. */
+class Pile {
+  items: Prepared[] = []
+  bytes = 0
+  /** When nothing can land any more that was sent for one of them. */
+  quiet = 0
+
+  add(item: Prepared, bytes: number, quiet: number): void {
+    this.items.push(item)
+    this.bytes += bytes
+    this.quiet = Math.max(this.quiet, quiet)
+  }
+
+  /** Gives what it held. */
+  clear(): Pick<Pile, 'items' | 'quiet'> {
+    const { items, quiet } = this
+    Object.assign(this, new Pile())
+    return { items, quiet }
+  }
+}
+
 /** Makes rows into records and records into batches: by count and bytes, each key in one batch at a time. */
 export class Batcher {
   readonly #options: BatcherOptions
@@ -191,16 +217,16 @@ export class Batcher {
   async *#pending(stretch: Stretch): AsyncGenerator<Work> {
     const { destination, keysRepeat, refuse, settle, stop } = this.#options
     const { batchSize, batchBytes } = destination.policy
+    const repeatable = isReplaySafe(destination, stretch.operation)
     const covered = stretch.batches.flatMap(({ ranges }) => ranges).toSorted((a, b) => a[0] - b[0])
-    let taken: Prepared[] = []
-    let bytes = 0
+    const taken = new Pile()
+    /** Rows in doubt that may be sent again. They wait, and no other row should wait with them. */
+    const doubtful = new Pile()
     const keys = new Set<string>()
-    const cut = (): Work => {
-      const work = this.#newWork(taken, stretch)
-      taken = []
-      bytes = 0
+    const cut = (pile: Pile): Work => {
+      const { items, quiet } = pile.clear()
       keys.clear()
-      return work
+      return pile === doubtful ? this.#waitingWork(items, stretch, true, quiet) : this.#newWork(items, stretch)
     }
     let ordinal = stretch.from
     let passed = 0
@@ -215,8 +241,8 @@ export class Batcher {
       const chunk = ordinal < end ? await stretch.items.chunkAt(ordinal) : undefined
       if (!chunk) {
         if (final) break
-        const more = await this.#more(stretch, taken.length > 0)
-        if (!more && taken.length > 0) yield cut()
+        const more = await this.#more(stretch, taken.items.length > 0)
+        if (!more && taken.items.length > 0) yield cut(taken)
         continue
       }
       const until = Math.min(end, start, chunk.first + chunk.rows.length)
@@ -230,27 +256,29 @@ export class Batcher {
         }
         const { key } = item
         if (keysRepeat && key !== undefined) {
-          if (keys.has(key)) yield cut()
+          if (keys.has(key)) yield cut(taken)
           while (this.#underWay.has(key)) {
-            if (taken.length > 0) yield cut()
+            if (taken.items.length > 0) yield cut(taken)
             else await new Promise<void>((resolve) => this.#waiting.push(resolve))
           }
           if (this.#leftBehind.has(key)) continue
           keys.add(key)
         }
         const doubt = chunk.planned?.doubts[index] === true
-        // a row for which something may still land has to wait, and no other row should wait with it
         const quiet = Math.max(doubt ? this.#quietSince : 0, chunk.planned?.landings[index] ?? 0) + settle
-        const alone = doubt || quiet > Date.now()
+        if (!(doubt && repeatable) && (doubt || quiet > Date.now())) {
+          // one that is refused would keep those beside it in doubt
+          yield this.#waitingWork([item], stretch, doubt, quiet)
+          continue
+        }
         const size = batchBytes === Number.POSITIVE_INFINITY ? 0 : Buffer.byteLength(encodeRows([item.record]).text)
-        if (taken.length > 0 && (alone || bytes + size > batchBytes)) yield cut()
-        taken.push(item)
-        bytes += size
-        if (alone) yield { ...cut(), doubt, doubtSince: doubt ? this.#quietSince : 0, notBefore: quiet }
-        else if (taken.length >= batchSize) yield cut()
+        const pile = doubt ? doubtful : taken
+        if (pile.items.length > 0 && pile.bytes + size > batchBytes) yield cut(pile)
+        pile.add(item, size, quiet)
+        if (pile.items.length >= batchSize) yield cut(pile)
       }
     }
-    if (taken.length > 0 && !stop.aborted) yield cut()
+    for (const pile of [taken, doubtful]) if (pile.items.length > 0 && !stop.aborted) yield cut(pile)
   }
 
   /** Waits for the stretch to grow, or for the end of the run; false when a batch that is not full has waited long enough. */
@@ -291,6 +319,11 @@ export class Batcher {
       unverifiable: false,
       remembered: undefined,
     }
+  }
+
+  /** Rows for which something may still land, and which therefore wait. */
+  #waitingWork(items: readonly Prepared[], stretch: Stretch, doubt: boolean, notBefore: number): Work {
+    return { ...this.#newWork(items, stretch), doubt, doubtSince: doubt ? this.#quietSince : 0, notBefore }
   }
 
   async #leftUnknown(batch: LedgerBatch, stretch: Stretch): Promise<Work> {

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import { Batcher, type Invalid, only, type Prepared, rangesOf, type Stretch, type Work } from './batch.js'
+import { Batcher, type Invalid, isReplaySafe, only, type Prepared, rangesOf, type Stretch, type Work } from './batch.js'
 import { redact } from './config.js'
 import {
   type Context,
@@ -386,9 +386,8 @@ export class Delivery {
     pace.leave({ latency: performance.now() - begun, pushedBack })
   }
 
-  /** Whether sending an item again writes the same object again. */
   #isReplaySafe({ stretch }: Work): boolean {
-    return this.#options.destination.replaySafe && stretch.operation !== 'insert'
+    return isReplaySafe(this.#options.destination, stretch.operation)
   }
 
   /** Records what an attempt proved. */
