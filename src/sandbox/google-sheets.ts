@@ -1,6 +1,6 @@
 import { generateKeyPairSync, randomBytes, verify } from 'node:crypto'
 import { type Content, extent, letters, type NumberFormat, put, read, shown, widest } from './grid.js'
-import { html } from './page.js'
+import { html, cell as htmlCell } from './page.js'
 import { Recent } from './recent.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 import {
@@ -368,7 +368,7 @@ function decode(part: string): Record<string, unknown> {
 const pageRows = 1000
 
 function section(book: Book): string {
-  return `<h2>${html(book.title)}<code>${html(book.id)}</code></h2>\n${book.tabs.map(table).join('\n')}`
+  return `<h2>${html(book.title)}<code>${html(book.id)}</code></h2>\n<p class="note">Google Sheets</p>\n${book.tabs.map(table).join('\n')}`
 }
 
 function table(tab: Tab): string {
@@ -395,6 +395,5 @@ ${body.join('\n')}
 function cell(content: Content | undefined, format?: NumberFormat): string {
   if (!content) return '<td class="blank"></td>'
   if (content.formula) return `<td class="formula" title="formula">${html(content.formula)}</td>`
-  const text = html(shown(content, format))
-  return `<td class="${typeof content.value}"${text.length > 40 ? ` title="${text}"` : ''}>${text}</td>`
+  return htmlCell(shown(content, format), typeof content.value)
 }

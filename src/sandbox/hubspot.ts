@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { html } from './page.js'
+import { cell, html } from './page.js'
 import { Recent } from './recent.js'
 import type { ApiRequest, Reply, Tenant } from './server.js'
 
@@ -517,7 +517,6 @@ export function hubspot(limits: HubSpotLimits): { tenant: Tenant; controls: HubS
     const objects = controls.objects(type.name)
     if (objects.length === 0) return ''
     const names = [...type.properties.keys()].filter((name) => objects.some(({ properties }) => name in properties))
-    const cell = (text: string) => `<td>${html(text)}</td>`
     const others = (id: string) =>
       links
         .filter(({ fromType, from }) => fromType === type.name && from === id)

@@ -3,6 +3,11 @@ export function html(text: string): string {
   return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`)
 }
 
+/** A cell of a table; what may be too long for its column is shown whole when pointed at. */
+export function cell(text: string, kind = 'string'): string {
+  return `<td class="${kind}"${text.length > 40 ? ` title="${html(text)}"` : ''}>${html(text)}</td>`
+}
+
 /** A part of the page, and the CSS that only it needs. */
 interface Section {
   page(): string

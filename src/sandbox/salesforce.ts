@@ -1,5 +1,5 @@
 import { generateKeyPairSync, randomBytes, verify } from 'node:crypto'
-import { html } from './page.js'
+import { cell, html } from './page.js'
 import { Recent } from './recent.js'
 import { type Ingest, IngestJobs, type SalesforceJob } from './salesforce-bulk.js'
 import {
@@ -326,8 +326,10 @@ export function salesforce({ dailyRequests = 15_000 }: SalesforceLimits): {
     refusal: (status, reason) => [
       { message: "Asked for by the sandbox's caller.", errorCode: reason ?? codes[status] ?? 'UNKNOWN_EXCEPTION' },
     ],
-    page: () =>
-      org.objects.map((name) => table(name, org.records(name), org.fieldNames(name))).join('\n') + jobsTable(jobs.all),
+    page() {
+      const tables = org.objects.map((name) => table(name, org.records(name), org.fieldNames(name)))
+      return `<h2>Salesforce</h2>${tables.join('\n') || '<p class="note">No object yet.</p>'}${jobsTable(jobs.all)}`
+    },
     style,
   }
 
@@ -414,7 +416,7 @@ function table(object: string, records: readonly SalesforceRecord[], fields: rea
   const body = records.slice(0, pageRows).map((record) => {
     const cells = fields.map((field) => {
       const value = record[field]
-      return value === undefined ? '<td class="blank"></td>' : `<td class="${typeof value}">${html(String(value))}</td>`
+      return value === undefined ? '<td class="blank"></td>' : cell(String(value), typeof value)
     })
     return `<tr><td class="sf-id">${html(record.Id)}</td>${cells.join('')}</tr>`
   })

@@ -447,7 +447,7 @@ function section({ id, name, messages, isArchived }: Channel): string {
   const body = top.flatMap((one) => [bubble(one, one.thread ? 'reply' : ''), ...threads(one.ts)])
   const older = messages.length - last.length
   return `<h2># ${html(name)}<code>${html(id)}</code></h2>
-${isArchived ? '<p class="note">Archived.</p>' : ''}${older > 0 ? `<p class="note">${older.toLocaleString('en')} older messages.</p>` : ''}
+<p class="note">Slack${isArchived ? ', archived' : ''}${older > 0 ? `, ${older.toLocaleString('en')} older messages` : ''}</p>
 <div class="channel">${body.join('\n') || '<p class="note">No message yet.</p>'}</div>`
 }
 
