@@ -1,16 +1,22 @@
-// One run of an append to a file or a table in a process of its own, killed in the middle of the n-th write of a batch. Its task is
-// the JSON in its first argument; when the run ends by itself, it prints the Run.
+// One run of a sync to a bundled destination in a process of its own, for tests to kill: from outside, or at a named point of the
+// engine or of a write. Its task is the JSON in its first argument; when the run ends by itself, it prints the Run.
 import { open } from 'node:fs/promises'
-import pg from 'pg'
 import { sync } from 'spillway'
-import { duckdbTable } from 'spillway/destinations/duckdb-table'
-import { file } from 'spillway/destinations/file'
-import { postgresTable } from 'spillway/destinations/postgres-table'
 import { killAt } from './kill-at.mjs'
 
-const { folder, kind, options, rows, batchSize, kill } = JSON.parse(process.argv[2])
+const { folder, kind, options, policy, mode, key, rows, kill } = JSON.parse(process.argv[2])
 
-const make = { file, postgres: postgresTable, duckdb: duckdbTable }[kind]
+const factories = {
+  duckdb: async () => (await import('spillway/destinations/duckdb-table')).duckdbTable,
+  file: async () => (await import('spillway/destinations/file')).file,
+  hubspot: async () => (await import('spillway/destinations/hubspot')).hubspot,
+  notion: async () => (await import('spillway/destinations/notion')).notion,
+  postgres: async () => (await import('spillway/destinations/postgres-table')).postgresTable,
+  salesforce: async () => (await import('spillway/destinations/salesforce')).salesforce,
+  sheets: async () => (await import('spillway/destinations/google-sheets')).googleSheets,
+  slack: async () => (await import('spillway/destinations/slack')).slack,
+  webhook: async () => (await import('spillway/destinations/slack')).slackWebhook,
+}
 let writes = 0
 
 function die() {
@@ -29,22 +35,29 @@ if (kill?.point === 'half a write') {
   }
   await handle.close()
 } else if (kill?.point.endsWith('commit')) {
-  const { query } = pg.Client.prototype
-  pg.Client.prototype.query = function (config, ...rest) {
-    const mine = config === 'commit' && ++writes === kill.nth
+  const postgres = kind === 'postgres'
+  const { prototype } = postgres
+    ? (await import('pg')).default.Client
+    : (await import('@duckdb/node-api')).DuckDBConnection
+  const method = postgres ? 'query' : 'run'
+  const original = prototype[method]
+  prototype[method] = function (statement, ...rest) {
+    const mine = statement === 'commit' && ++writes === kill.nth
     if (mine && kill.point === 'before commit') die()
-    const answer = query.call(this, config, ...rest)
+    const answer = original.call(this, statement, ...rest)
     if (mine && kill.point === 'during commit') die()
     return mine ? answer.then(die) : answer
   }
 } else killAt(kill)
 
+const make = await factories[kind]()
 const run = await sync({
   name: 'killed',
-  from: Array.from({ length: rows }, (_, id) => ({ id, pad: 'x'.repeat(50) })),
-  to: make(options).with({ batchSize }),
-  mode: 'append',
+  from: () => rows,
+  to: make(options).with(policy),
+  mode,
+  key,
   state: folder,
   log: { debug() {}, info() {}, warn() {}, error() {} },
-}).run()
+}).run({ allowDeletes: true })
 process.stdout.write(JSON.stringify(run))
