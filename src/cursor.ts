@@ -131,6 +131,28 @@ export class Cursor {
   }
 }
 
+/** Texts that every database orders as JavaScript does: dates and times. Others it may order by the rules of a language. */
+const time = /^\d{4}-\d{2}-\d{2}([T ][\d:.]+)?$/
+
+/**
+ * The least of the positions at which several reads begin: `since` is `undefined` where one of them wants everything. The answer
+ * is `undefined` when it is not known which of them the source puts first.
+ */
+export function leastOf(
+  positions: readonly (Position | undefined)[],
+): { readonly since: Position | undefined } | undefined {
+  if (positions.includes(undefined)) return { since: undefined }
+  const [first, ...others] = positions as [Position, ...Position[]]
+  let since = first
+  for (const other of others) {
+    if (kind(other) !== kind(since)) return undefined
+    if (compare(other, since) === 0) continue
+    if (typeof other === 'string' && !(time.test(other) && time.test(since as string))) return undefined
+    if (compare(other, since) < 0) since = other
+  }
+  return { since }
+}
+
 /** The order of two values of one kind. */
 function compare(a: Position, b: Position): number {
   if (a instanceof Date && b instanceof Date) {

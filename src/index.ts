@@ -40,6 +40,7 @@ export { type Http, HttpError, type HttpRequest, NetworkError, TimeoutError } fr
 export type { Log } from './log.js'
 export type { Change, Plan } from './preview.js'
 export type { Progress, Run, RunOptions } from './run.js'
+export { runAll } from './run-all.js'
 export { type CursorValue, type Read, type Readable, type RowOf, type Source, source } from './source.js'
-export { type DeadLetter, type Mode, runAll, type Sync, type SyncStatus, sync } from './sync.js'
+export { type DeadLetter, type Mode, type Sync, type SyncStatus, sync } from './sync.js'
 export { type AnyRow, type Column, type ColumnType, Instant } from './values.js'

@@ -3,10 +3,9 @@ import type { Columns } from './columns.js'
 import { redact } from './config.js'
 import { Cursor, type CursorOptions } from './cursor.js'
 import { ConfigError, SourceError, SpillwayError } from './errors.js'
-import { createHttp } from './http.js'
 import type { Log } from './log.js'
 import { onAbort } from './pace.js'
-import type { Bulk, Reading, SourceDefinition } from './source.js'
+import { type Bulk, type Reading, type SourceDefinition, sourceHttp } from './source.js'
 import { type Keyed, PrefixDigest, StageReader, StageWriter } from './stage.js'
 import type { ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow, Column } from './values.js'
@@ -109,6 +108,7 @@ export class Reader {
       await writer?.end('broken').catch(() => {})
       throw this.#brokenOff(error, 'What it gave before is kept; run again to go on')
     } finally {
+      source.pass?.()
       clearInterval(timer)
       this.#over = true
       this.#grew()
@@ -131,10 +131,12 @@ export class Reader {
         reading.describe(described)
         if (columns.discards) throw new NotAsTheyAre()
       }
-      const bulk = await source.bulk({ ...reading, describe, folder, key, version, known }).catch((error) => {
+      const gather = <T>(bring: (folder: string, signal: AbortSignal) => Promise<T>) => bring(folder, stop)
+      const bulk = await source.bulk({ ...reading, describe, folder, key, version, known, gather }).catch((error) => {
         if (!(error instanceof NotAsTheyAre)) throw error
         return undefined
       })
+      if (bulk) source.pass?.()
       if (!bulk) log.debug(`${name}: ${source.name} is read row by row`)
       this.#whole = bulk !== undefined
       this.#over = this.#whole
@@ -171,7 +173,7 @@ export class Reader {
 
   #reading(since: Reading['since']): Reading {
     const { source, cursor, stop: signal, log } = this.#options
-    const http = createHttp({ actor: source.name, signal, timeout: 60_000, retryReads: { budget: 300_000 } })
+    const http = sourceHttp(source, signal)
     return { since, cursor: cursor?.column, signal, http, log, describe: (columns) => this.#describe(columns) }
   }
 

@@ -339,6 +339,7 @@ class Running {
     try {
       const open = this.#before.pending + this.#before.unknown
       if (open > 0) {
+        this.#definition.source.pass?.()
         await this.#delivery.deliver({
           items,
           operation: 'insert',
@@ -580,6 +581,7 @@ class Running {
     try {
       for (const { to, ...part } of parts) {
         if (part.from === to || this.#over()) continue
+        this.#definition.source.pass?.()
         await this.#delivery.deliver({
           ...part,
           items,

@@ -47,6 +47,8 @@ export interface SourceDefinition {
    * are to be read one by one.
    */
   readonly bulk?: ((reading: BulkReading) => Promise<Bulk | undefined>) | undefined
+  /** To be called by who reads it together with others, when it does not read, or not soon: they need not wait for it then. */
+  readonly pass?: (() => void) | undefined
   /** Yields whenever there may be something to read, until the signal: once when it has begun to listen, then at each arrival. */
   readonly arrivals?: ((signal: AbortSignal) => AsyncIterable<void>) | undefined
 }
@@ -60,6 +62,11 @@ export interface BulkReading extends Reading {
   readonly version: string
   /** A select over Parquet files of fingerprints, `hi` and `lo`, whose rows need not be brought. */
   readonly known: string | undefined
+  /**
+   * Brings into a folder what is the same for all syncs that read together, once for all of them: it must not depend on `key`,
+   * `version` or `known`. Who has no use for it answers `undefined`, and another may try.
+   */
+  gather<T>(bring: (folder: string, signal: AbortSignal) => Promise<T>): Promise<T>
 }
 
 /** Rows that DuckDB reads from files. */
@@ -165,6 +172,11 @@ export function sourceOf(value: unknown, where: string): SourceDefinition {
   throw new ConfigError(
     `${where}: \`from\` is ${describe(value)}; give an array, any iterable of rows, or a function that returns one`,
   )
+}
+
+/** The HTTP client of a source that is read by a sync. */
+export function sourceHttp({ name: actor }: SourceDefinition, signal: AbortSignal): Http {
+  return createHttp({ actor, signal, timeout: 60_000, retryReads: { budget: 300_000 } })
 }
 
 // ---- any iterable → arrays of rows -----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import { ConfigError } from './errors.js'
 import type { Log } from './log.js'
 import { type Plan, preview } from './preview.js'
 import { type Run, type RunOptions, runSync, type SyncDefinition } from './run.js'
-import { type Readable, type RowOf, sourceOf } from './source.js'
+import { type Readable, type RowOf, type SourceDefinition, sourceOf } from './source.js'
 import { openEmbedded } from './state/embedded.js'
 import type { Position, StoredLetter } from './state/state.js'
 import { type AnyRow, describe } from './values.js'
@@ -227,9 +227,11 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
     at: new Date(stored.at),
     attempts: stored.attempts,
   })
-  return {
+  const made: Sync<RowOf<E>, I> & Parts = {
     name,
-    run: (runOptions = {}) => runSync(definition, runOptions),
+    [parts]: { from: options.from, definition },
+    run: ({ [readAs]: source = definition.source, ...runOptions }: RunOptions & ReadAs = {}) =>
+      runSync({ ...definition, source }, runOptions),
     plan: async ({ signal = new AbortController().signal } = {}) => (await preview(definition, signal)) as Plan<I>,
     redrive: ({ where = () => true, ...runOptions } = {}) =>
       runSync(definition, runOptions, { redrive: (stored) => where(asLetter(stored)) }),
@@ -293,28 +295,22 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
       }
     },
   }
+  return made
 }
 
-/**
- * Runs syncs side by side. Resolves when all have ended, with their runs in the same order; one that fails does not stop
- * the others. @throws the error of the one that failed, or an AggregateError of several.
- */
-export async function runAll<const T extends readonly Sync[]>(
-  syncs: T,
-  options: RunOptions = {},
-): Promise<{ [K in keyof T]: Run }> {
-  const results = await Promise.allSettled(syncs.map((one) => one.run(options)))
-  const failed = results.flatMap((result, index) =>
-    result.status === 'rejected' ? [{ name: syncs[index]!.name, error: result.reason }] : [],
-  )
-  if (failed.length === 1) throw failed[0]!.error
-  if (failed.length > 1) {
-    throw new AggregateError(
-      failed.map(({ error }) => error),
-      `${failed.length} of ${syncs.length} syncs failed: ${failed.map(({ name, error }) => `${name}: ${String(error?.message ?? error)}`).join('; ')}`,
-    )
-  }
-  return results.map((result) => (result as PromiseFulfilledResult<Run>).value) as { [K in keyof T]: Run }
+// ---- what a sync shows to those who run it together with others
+
+export const parts: unique symbol = Symbol.for('spillway.sync') as never
+export const readAs: unique symbol = Symbol.for('spillway.read') as never
+
+/** What it was made of. */
+export interface Parts {
+  readonly [parts]: { readonly from: unknown; readonly definition: SyncDefinition }
+}
+
+/** How its run is to read, instead of reading for itself. */
+export interface ReadAs {
+  readonly [readAs]?: SourceDefinition | undefined
 }
 
 // ---- checking the options ------------------------------------------------------------------------------------------

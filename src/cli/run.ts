@@ -4,6 +4,7 @@ import { redactError } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError } from '../errors.js'
 import type { Run, RunOptions } from '../run.js'
+import { runEach } from '../run-all.js'
 import type { Sync } from '../sync.js'
 import { clean, count, json, some, span, speed } from './format.js'
 import { liveScreen, noScreen, plainScreen, type Screen } from './progress.js'
@@ -54,12 +55,15 @@ Exit codes: 0 all delivered; 1 failed or incomplete; 2 usage or configuration; 3
     .action(async (names: string[], _, command: Command) => {
       const given = command.optsWithGlobals<Options>()
       const plans = given.plan === undefined ? undefined : await digests(given.plan)
-      process.exitCode = await runSyncs(names, given, (sync, options) => {
+      const withPlan = (sync: Sync, options: RunOptions): RunOptions => {
         const digest = plans?.get(sync.name)
         if (plans && digest === undefined)
           throw new ConfigError(`${sync.name}: ${given.plan} holds no plan of this sync`)
-        return sync.run({ ...options, ...(digest !== undefined && { plan: { digest } }) })
-      })
+        return { ...options, ...(digest !== undefined && { plan: { digest } }) }
+      }
+      process.exitCode = await runSyncs(names, given, (syncs, options) =>
+        runEach(syncs, (sync) => withPlan(sync, options)),
+      )
     })
 }
 
@@ -78,8 +82,8 @@ Examples:
     )
     .action(async (names: string[], { reason }: { reason?: string }, command: Command) => {
       const where = (letter: { readonly reason: string }) => reason === undefined || letter.reason.includes(reason)
-      process.exitCode = await runSyncs(names, command.optsWithGlobals(), (sync, options) =>
-        sync.redrive({ ...options, where }),
+      process.exitCode = await runSyncs(names, command.optsWithGlobals(), (syncs, options) =>
+        syncs.map((sync) => sync.redrive({ ...options, where })),
       )
     })
 }
@@ -94,7 +98,9 @@ export function adoptCommand(): Command {
     .option('--json', 'one JSON object for each finished run on standard output, and nothing else')
     .option('--quiet', 'no progress, and no summary of what went well')
     .action(async (names: string[], _, command: Command) => {
-      process.exitCode = await runSyncs(names, command.optsWithGlobals(), (sync, { signal }) => sync.adopt({ signal }))
+      process.exitCode = await runSyncs(names, command.optsWithGlobals(), (syncs, { signal }) =>
+        syncs.map((sync) => sync.adopt({ signal })),
+      )
     })
 }
 
@@ -109,7 +115,7 @@ function withRunOptions(command: Command): Command {
 async function runSyncs(
   names: readonly string[],
   given: Options,
-  start: (sync: Sync, options: RunOptions) => Promise<Run>,
+  start: (syncs: readonly Sync[], options: RunOptions) => readonly Promise<Run>[],
 ): Promise<number> {
   const { config, debug = false, deadline, json: machine = false, quiet = false } = given
   const limit = deadline && milliseconds(deadline, '--deadline')
@@ -127,13 +133,12 @@ async function runSyncs(
   }
   try {
     const outcomes = await Promise.all(
-      syncs.map(async (sync): Promise<Outcome> => {
-        const outcome = await Promise.resolve()
-          .then(() => start(sync, options))
-          .then(
-            (run) => ({ sync: sync.name, run }),
-            (error: unknown) => ({ sync: sync.name, error: redactError(error) }),
-          )
+      start(syncs, options).map(async (running, index): Promise<Outcome> => {
+        const { name } = syncs[index]!
+        const outcome = await running.then(
+          (run) => ({ sync: name, run }),
+          (error: unknown) => ({ sync: name, error: redactError(error) }),
+        )
         if (machine) process.stdout.write(`${json(forMachines(outcome))}\n`)
         return outcome
       }),

@@ -123,44 +123,59 @@ async function bulk(
   query: string,
   reading: BulkReading,
 ): Promise<Bulk | undefined> {
-  const { folder, key, version, signal, log } = reading
+  const { key, version, signal, gather, log } = reading
   const copyTo = await copyDriver()
   if (!copyTo) {
     log.info(`${actor}: rows are read one by one; with npm install pg-copy-streams, only those that have changed are`)
     return undefined
   }
   signal.throwIfAborted()
-  const session = await connect(signal)
-  const { client, arrays } = session
-  try {
-    const { fields } = await client.query({ text: `select * from (\n${query}\n) as source limit 0`, rowMode: 'array' })
-    const columns = columnsOf(fields, arrays, reading)
-    const blank = blankRow(
-      columns.map(({ name }) => name),
-      actor,
-    )
-    const parts = key.map((column) => {
-      const index = fields.findIndex(({ name }) => name === column)
-      return keyText(columns[index]!.type, index)
-    })
-    // a line without a column's end may be empty, and DuckDB passes over empty lines
-    if (parts.includes(undefined) || columns.length === 1) return undefined
-    const file = join(folder, 'incoming.copy')
-    const written = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
-    const shape = JSON.stringify(fields.map(({ name, dataTypeID }) => [name, dataTypeID]))
-    const lines = `select line, ${parts.join(` || ',' || `)} as key from ${copied({ files: [file], ...written })}`
-    return {
-      relation: fingerprinted(lines, 'line', version + shape),
-      payload: ['line'],
-      place: 'row_number() over ()',
-      rows: ([texts]) => (texts as string[]).map((text) => filled(blank, columns, copyColumns(text))),
+  let columns: Columns | undefined
+  const copy = await gather(async (folder, signal) => {
+    const session = await connect(signal)
+    const { client, arrays } = session
+    try {
+      const { fields } = await client.query({
+        text: `select * from (\n${query}\n) as source limit 0`,
+        rowMode: 'array',
+      })
+      columns = columnsOf(fields, arrays, reading)
+      blankRowOf(columns) // two columns of one name are told before anything is copied
+      if (!keyTexts(columns, key)) return undefined
+      const file = join(folder, 'incoming.copy')
+      const written = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
+      return { fields, arrays, lines: { files: [file], ...written } }
+    } catch (error) {
+      signal.throwIfAborted()
+      throw explained(error, client)
+    } finally {
+      await session.close()
     }
-  } catch (error) {
-    signal.throwIfAborted()
-    throw explained(error, client)
-  } finally {
-    await session.close()
+  })
+  if (!copy) return undefined
+  const { fields, arrays } = copy
+  const all = columns ?? columnsOf(fields, arrays, reading)
+  const parts = keyTexts(all, key)
+  if (!parts) return undefined
+  const shape = JSON.stringify(fields.map(({ name, dataTypeID }) => [name, dataTypeID]))
+  const lines = `select line, ${parts.join(` || ',' || `)} as key from ${copied(copy.lines)}`
+  const blank = blankRowOf(all)
+  return {
+    relation: fingerprinted(lines, 'line', version + shape),
+    payload: ['line'],
+    place: 'row_number() over ()',
+    rows: ([texts]) => (texts as string[]).map((text) => filled(blank, all, copyColumns(text))),
   }
+}
+
+/** The canonical texts of the key's columns in SQL; `undefined` where lines cannot be compared by it. */
+function keyTexts(columns: Columns, key: readonly string[]): readonly string[] | undefined {
+  const texts = key.map((name) => {
+    const index = columns.findIndex((column) => column.name === name)
+    return keyText(columns[index]!.type, index)
+  })
+  // a line without a column's end may be empty, and DuckDB passes over empty lines
+  return columns.length === 1 || texts.includes(undefined) ? undefined : (texts as string[])
 }
 
 // ---- connections -----------------------------------------------------------------------------------------------
@@ -324,11 +339,15 @@ function columnsOf(fields: readonly FieldDef[], arrays: Arrays, { describe }: Re
 
 function reader(fields: readonly FieldDef[], arrays: Arrays, reading: Reading): (rows: Answer['rows']) => AnyRow[] {
   const columns = columnsOf(fields, arrays, reading)
-  const blank = blankRow(
+  const blank = blankRowOf(columns)
+  return (rows) => rows.map((values) => filled(blank, columns, values))
+}
+
+function blankRowOf(columns: Columns): AnyRow {
+  return blankRow(
     columns.map(({ name }) => name),
     actor,
   )
-  return (rows) => rows.map((values) => filled(blank, columns, values))
 }
 
 /** A row with what the server wrote in its columns. */
