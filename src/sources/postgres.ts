@@ -1,67 +1,71 @@
-import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
-import { connect as openSocket, Socket } from 'node:net'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import { setTimeout as sleep } from 'node:timers/promises'
-import type { Client, CustomTypesConfig, DatabaseError, FieldDef, Pool, QueryArrayResult } from 'pg'
+import type { Client, FieldDef } from 'pg'
 import type { CopyToStreamQuery } from 'pg-copy-streams'
-import { resolveSecret, type Secret } from '../config.js'
-import { type Duration, milliseconds } from '../duration.js'
-import { ConfigError, SourceError, SpillwayError } from '../errors.js'
+import type { Duration } from '../duration.js'
+import { ConfigError, SourceError } from '../errors.js'
 import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
 import {
-  type Arrays,
-  arraysOf,
-  type Converter,
-  converter,
-  copied,
-  copyColumns,
-  keyText,
-  settings,
-  typesQuery,
-} from './postgres-values.js'
+  actor,
+  addressOf,
+  connector,
+  driver,
+  explained,
+  type PostgresPlace,
+  type Session,
+  stop,
+  verbatim,
+} from './postgres-connection.js'
+import { arrivals, channelsOf } from './postgres-listen.js'
+import { type Arrays, type Converter, converter, copied, copyColumns, keyText } from './postgres-values.js'
 import { blankRow, conforming, cursorText, fingerprinted, type Query, queryOf, quoted, windowed } from './sql.js'
 
-/** A `Pool` of the package `pg`, or a connected `Client` of it. */
-export interface PostgresConnections {
-  connect(...rest: never[]): unknown
-  query(...rest: never[]): unknown
-}
+export type { PostgresConnections, PostgresPlace } from './postgres-connection.js'
 
 /** What {@link postgres} reads, and where. */
-export type PostgresOptions = {
-  /** `postgres://user:password@host:5432/database`; best as `secret('DATABASE_URL')`. */
-  readonly url?: string | Secret | undefined
-  /** Connections of your own, instead of `url`. One is used for as long as the source is read, and left as it was. */
-  readonly pool?: PostgresConnections | undefined
+export type PostgresOptions = PostgresPlace & {
   /** The longest that the server may work on one answer, of 1,000 rows. @default what the server is configured for */
   readonly timeout?: Duration | undefined
+  /**
+   * Channels of `NOTIFY` (https://www.postgresql.org/docs/current/sql-notify.html) that tell when there may be something to read,
+   * for a sync that is kept running: a trigger on the table says `perform pg_notify('orders', '')`. Names are taken as they are:
+   * `NOTIFY Orders` without quotes means `orders`. It takes a connection of its own, also beside a `pool`, and not through a
+   * pooler that hands out connections by the transaction.
+   */
+  readonly listen?: string | readonly string[] | undefined
 } & (
-  | {
-      /** One select. */
-      readonly query: string
-      /** Values for its `$1`, `$2`, … */
-      readonly params?: readonly unknown[] | undefined
-      readonly table?: never
-    }
-  | {
-      /** A whole table or view: `orders`, `sales.orders`, `sales."2026 orders"`. */
-      readonly table: string
-      readonly query?: never
-      readonly params?: never
-    }
-)
-
-const actor = 'postgres'
+    | {
+        /** One select. */
+        readonly query: string
+        /** Values for its `$1`, `$2`, … */
+        readonly params?: readonly unknown[] | undefined
+        readonly table?: never
+      }
+    | {
+        /** A whole table or view: `orders`, `sales.orders`, `sales."2026 orders"`. */
+        readonly table: string
+        readonly query?: never
+        readonly params?: never
+      }
+  )
 
 /** Rows of one answer: enough to hide the way to the server, few enough to keep memory small. */
 const batch = 1_000
 
-/** How long to wait for a connection, and for the end of a query that was told to stop. */
-const patience = { connect: 30_000, stop: 5_000 }
+const names: readonly string[] = [
+  'url',
+  'connection',
+  'pool',
+  'timeout',
+  'listen',
+  'query',
+  'params',
+  'table',
+  'record',
+]
 
 /**
  * The rows of a query or a table of PostgreSQL. They come through a cursor, 1,000 at a time, in one read-only transaction
@@ -78,6 +82,7 @@ const patience = { connect: 30_000, stop: 5_000 }
  *
  * @example
  * ```ts
+ * postgres({ connection: { host: 'db.example', user: 'reader', password: secret('DB_PASSWORD'), ssl: { ca } }, table: 'orders', listen: 'orders' })
  * postgres({ url: secret('DATABASE_URL'), query: 'select * from users where plan = $1', params: ['pro'] })
  * ```
  *
@@ -88,9 +93,18 @@ const patience = { connect: 30_000, stop: 5_000 }
 export function postgres<S extends Schema>(options: PostgresOptions & { readonly record: S }): Source<Out<S> & object>
 export function postgres<R extends object = AnyRow>(options: PostgresOptions): Source<R>
 export function postgres(options: PostgresOptions & { readonly record?: Schema }): Source<object> {
-  const { record } = options
+  const stranger = Object.keys(options).find((name) => !names.includes(name))
+  if (stranger !== undefined)
+    throw new ConfigError(`${actor}: there is no option ${stranger}; the options are ${names.join(', ')}`)
+  const { record, listen } = options
   const query = queryOf(options, actor)
   const connect = connector(options)
+  const channels = listen === undefined ? undefined : channelsOf(listen)
+  const address = addressOf(options)
+  if (channels && !address)
+    throw new ConfigError(
+      `${actor}: \`listen\` takes a connection of its own: give a Pool instead of a Client, or a url`,
+    )
   return createSource({
     name: actor,
     ordered: true,
@@ -114,6 +128,7 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
     },
     // COPY takes no parameters
     bulk: record || query.params.length > 0 ? undefined : (reading) => bulk(connect, query.text, reading),
+    arrivals: channels && ((signal) => arrivals(address!, channels, signal)),
   })
 }
 
@@ -176,134 +191,6 @@ function keyTexts(columns: Columns, key: readonly string[]): readonly string[] |
   })
   // a line without a column's end may be empty, and DuckDB passes over empty lines
   return columns.length === 1 || texts.includes(undefined) ? undefined : (texts as string[])
-}
-
-// ---- connections -----------------------------------------------------------------------------------------------
-
-interface Connection {
-  readonly client: Client
-  /** Gives it back; one that is broken is not used again. */
-  release(broken: Error | undefined): unknown
-}
-
-interface Session {
-  readonly client: Client
-  readonly arrays: Arrays
-  close(): Promise<void>
-}
-
-/** Text as the server sends it; read by the column's own converter. The driver's would shift dates and are global. */
-const verbatim: CustomTypesConfig = { getTypeParser: () => (text: string) => text }
-
-function connector({ url, pool, timeout }: PostgresOptions): (signal: AbortSignal) => Promise<Session> {
-  if ((url === undefined) === (pool === undefined)) {
-    throw new ConfigError(`${actor}: give either \`url\`, such as secret('DATABASE_URL'), or \`pool\``)
-  }
-  const limit = timeout === undefined ? undefined : milliseconds(timeout, `${actor}: timeout`)
-  return async (signal) => {
-    const connection = pool ? await borrow(pool) : await dial(resolveSecret(url!, `${actor}: url`), signal)
-    return begin(connection, limit)
-  }
-}
-
-async function dial(url: string, signal: AbortSignal): Promise<Connection> {
-  const { pg } = await driver()
-  const socket = new Socket()
-  const client = clientOf(pg, url, socket)
-  const giveUp = () => socket.destroy()
-  signal.addEventListener('abort', giveUp)
-  try {
-    await client.connect()
-  } catch (error) {
-    socket.destroy()
-    signal.throwIfAborted()
-    throw explained(error, client)
-  } finally {
-    signal.removeEventListener('abort', giveUp)
-  }
-  return { client, release: () => client.end() }
-}
-
-function clientOf(pg: Driver['pg'], url: string, socket: Socket): Client {
-  try {
-    if (!/^postgres(ql)?:\/\//.test(url)) throw new TypeError('not a Postgres URL')
-    return new pg.Client({
-      connectionString: url,
-      stream: () => socket,
-      keepAlive: true,
-      connectionTimeoutMillis: patience.connect,
-      fallback_application_name: 'spillway',
-    })
-  } catch {
-    // what the parser throws holds the whole of it, password included
-    throw new ConfigError(
-      `${actor}: url is not like postgres://user:password@host:5432/database; write special characters in the password as encodeURIComponent does`,
-    )
-  }
-}
-
-async function borrow(pool: PostgresConnections): Promise<Connection> {
-  if ('totalCount' in pool) {
-    const { pg } = await driver()
-    const client = await (pool as Pool).connect().catch((error) => {
-      throw explained(error, new pg.Client((pool as Pool).options))
-    })
-    // what a pool makes are clients, which its types do not say
-    return { client: client as unknown as Client, release: (broken) => client.release(broken) }
-  }
-  const client = pool as Client
-  const status = client.getTransactionStatus?.()
-  if (status !== 'I') {
-    const state = status === undefined ? 'of a pg before 8.21' : status === null ? 'not connected' : 'in a transaction'
-    throw new ConfigError(
-      `${actor}: the client given as \`pool\` is ${state}; give a Pool, or a connected Client of pg 8.21 or later that is free`,
-    )
-  }
-  return { client, release: () => {} }
-}
-
-async function begin({ client, release }: Connection, timeout: number | undefined): Promise<Session> {
-  // a connection that breaks also fails the query under way, and that is where it is told
-  const ignore = () => {}
-  client.on('error', ignore)
-  const close = async () => {
-    let broken: Error | undefined
-    await client.query('rollback').catch((error) => {
-      broken = error
-    })
-    client.off('error', ignore)
-    await release(broken)
-  }
-  const local = { ...settings, ...(timeout === undefined ? {} : { statement_timeout: `${Math.ceil(timeout)}` }) }
-  const set = Object.entries(local).map(([name, value]) => `set local ${name} = '${value}'`)
-  const text = ['begin isolation level repeatable read read only', ...set, typesQuery].join(';')
-  try {
-    const results = (await client.query({ text, rowMode: 'array', types: verbatim })) as unknown as QueryArrayResult[]
-    return { client, arrays: arraysOf(results.at(-1)!.rows), close }
-  } catch (error) {
-    await close()
-    throw explained(error, client)
-  }
-}
-
-/** `undefined` when it is not installed: all that it brings is speed. */
-async function copyDriver() {
-  try {
-    return (await import('pg-copy-streams')).to
-  } catch {
-    return undefined
-  }
-}
-
-type Driver = Awaited<ReturnType<typeof driver>>
-
-async function driver() {
-  try {
-    const [{ default: pg }, { default: Cursor }] = await Promise.all([import('pg'), import('pg-cursor')])
-    return { pg, Cursor }
-  } catch (cause) {
-    throw new ConfigError(`${actor}: the driver cannot be loaded: npm install pg pg-cursor`, { cause })
-  }
 }
 
 // ---- rows ------------------------------------------------------------------------------------------------------
@@ -445,62 +332,11 @@ async function* answers(client: Client, { text, params }: Query, signal: AbortSi
   }
 }
 
-/** Ends the answer under way. It says so until it is heard: the server ignores a wish that overtakes the query it is about. */
-async function stop(client: Client, answer: Promise<unknown>, busy: () => boolean): Promise<void> {
-  const cut = setTimeout(() => client.end(), patience.stop)
-  while (busy()) {
-    await cancel(client)
-    await Promise.race([answer.catch(() => {}), sleep(100)])
+/** `undefined` when it is not installed: all that it brings is speed. */
+async function copyDriver() {
+  try {
+    return (await import('pg-copy-streams')).to
+  } catch {
+    return undefined
   }
-  clearTimeout(cut)
-}
-
-/**
- * Asks the server to stop what this connection is doing, over a connection of its own as the protocol wants it
- * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). The server closes it when it
- * has passed the wish on. Whether that helped shows only on the connection itself.
- */
-async function cancel(client: Client): Promise<void> {
-  const { host, port, processID, secretKey } = client as Client & { processID: number; secretKey: number }
-  const request = Buffer.alloc(16)
-  for (const [index, word] of [16, 80_877_102, processID, secretKey].entries()) request.writeInt32BE(word, index * 4)
-  const socket = host.startsWith('/') ? openSocket(`${host}/.s.PGSQL.${port}`) : openSocket(port, host)
-  socket.setTimeout(patience.stop, () => socket.destroy())
-  socket.on('error', () => {})
-  socket.end(request).resume()
-  await once(socket, 'close')
-}
-
-// ---- errors ----------------------------------------------------------------------------------------------------
-
-/** What went wrong and what to do, without the driver's error: it may quote values, of the query or of rows. */
-function explained(error: unknown, { host, port, user, database }: Client): unknown {
-  if (error instanceof SpillwayError || error instanceof TypeError) return error
-  const { code, message, severity, hint } = error as Partial<DatabaseError>
-  const at = (text: string) => new SourceError(`${actor}: ${host}:${port}: ${text}`)
-  switch (code) {
-    case 'ECONNREFUSED':
-      return at(`nothing listens there (${code}): start the server, or correct host and port`)
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return at(`no such host (${code}): correct the host, or the network`)
-    case '28P01':
-    case '28000':
-      return at(
-        `user ${user} was refused (${code}): check user and password, and that the server lets them in from here`,
-      )
-    case '3D000':
-      return at(`there is no database ${database} (${code}): correct its name, or create it`)
-    case '42501':
-      return at(`${message} (${code}): grant user ${user} the right to select`)
-    case '57014':
-      if (!message?.includes('timeout')) break
-      return at(`${message} (${code}): raise \`timeout\`, or make the query faster`)
-  }
-  // only the server's own errors have a severity
-  if (!severity) return at(`${message || code}: check the connection and the url, and run the sync again`)
-  if (/^(08|53|57)/.test(code!)) return at(`${message} (${code}): run the sync again`)
-  // of class 22, data exceptions, the quoted part is a value
-  if (code!.startsWith('22')) return at(`${message!.replace(/".*"|".*$/s, '…')} (${code}): correct the query`)
-  return at(`${message} (${code}): ${hint ?? 'correct the query'}`)
 }

@@ -729,7 +729,9 @@ describe('an error', () => {
     expect(wrong({ url, table: 'a..b' })).toThrow(
       new ConfigError('postgres: `table` is no name of a table, such as sales.orders'),
     )
-    expect(wrong({ table: 't' })).toThrow("postgres: give either `url`, such as secret('DATABASE_URL'), or `pool`")
+    expect(wrong({ table: 't' })).toThrow(
+      "postgres: give one of `url`, such as secret('DATABASE_URL'), `connection` and `pool`",
+    )
     expect(wrong({ url, pool: db, table: 't' })).toThrow(ConfigError)
     expect(wrong({ url, table: 't', timeout: '5 minutes' })).toThrow(
       /^postgres: timeout: "5 minutes" is not a duration/,
