@@ -104,9 +104,8 @@ export async function lineTo(address: Address): Promise<Line> {
 }
 
 function clientOf(pg: Driver['pg'], config: ClientConfig, socket: Socket): Client {
-  const { connectionString } = config
-  // a pool hides these from those who list its options
-  const { password, ssl } = config
+  // a pool hides its password from those who list its options
+  const { connectionString, password } = config
   try {
     if (connectionString !== undefined && !/^postgres(ql)?:\/\//.test(connectionString))
       throw new TypeError('not a Postgres URL')
@@ -116,12 +115,9 @@ function clientOf(pg: Driver['pg'], config: ClientConfig, socket: Socket): Clien
       fallback_application_name: 'spillway',
       ...config,
       ...(password !== undefined && { password }),
-      ...(ssl !== undefined && { ssl }),
       stream: () => socket,
     })
-  } catch (error) {
-    if (connectionString === undefined)
-      throw new ConfigError(`${actor}: connection is nothing that \`pg\` takes: ${(error as Error).message}`)
+  } catch {
     // what the parser throws holds the whole of it, password included
     throw new ConfigError(
       `${actor}: url is not like postgres://user:password@host:5432/database; write special characters in the password as encodeURIComponent does`,

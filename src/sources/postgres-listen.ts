@@ -91,7 +91,12 @@ async function* notifications(
         }
       })
       // nothing tells that the way to the server was lost, but that it does not answer
-      if (silent) await client.query({ text: 'select', query_timeout: pulse.within } as { text: string })
+      if (silent) {
+        await client.query({ text: 'select', query_timeout: pulse.within } as { text: string }).catch((error) => {
+          lost = true
+          throw error
+        })
+      }
     }
   } finally {
     ignore()

@@ -1,4 +1,5 @@
-// All benchmarks, side by side: npm run bench, or only some of them, or with less: npm run bench -- http rate quick
+// All benchmarks, side by side: npm run bench, or only some of them, or with less: npm run bench -- http rate quick;
+// npm run bench -- postgres large takes 10,000,000 rows
 // What is compared is measured in turns, each time in a process of its own; the figures are medians.
 
 import { execFile, spawn } from 'node:child_process'
@@ -12,7 +13,8 @@ import { createJiti } from 'jiti'
 
 const words = process.argv.slice(2)
 const quick = words.includes('quick')
-const chosen = words.filter((word) => word !== 'quick')
+const large = words.includes('large')
+const chosen = words.filter((word) => word !== 'quick' && word !== 'large')
 const rounds = quick ? 1 : 3
 const scratch = fileURLToPath(new URL('../../.spillway/bench/', import.meta.url))
 const at = (file) => fileURLToPath(new URL(file, import.meta.url))
@@ -26,7 +28,7 @@ const benchmarks = {
   http: () => http(quick ? 40_000 : 200_000),
   rate: () => rate(quick ? 3 : 10),
   changes: () => changes(quick ? [100_000] : [1_000_000, 3_000_000, 10_000_000, 30_000_000]),
-  postgres: () => table(quick ? 100_000 : 1_000_000),
+  postgres: () => table(quick ? 100_000 : large ? 10_000_000 : 1_000_000),
   requests: () => requests(),
 }
 for (const word of chosen) if (!(word in benchmarks)) throw new Error(`no benchmark is called ${word}`)
@@ -157,7 +159,7 @@ async function changes(sizes) {
   console.log('The snapshot keeps old values, for plans that show them field by field.')
 }
 
-/** A table of PostgreSQL of which nothing has changed, beside reading it. */
+/** A table of PostgreSQL: read by cursor and by COPY beside the bare driver, and a sync of it when nothing has changed. */
 async function table(rows) {
   const { url, stop } = await postgres(rows)
   const folder = join(scratch, 'postgres')
@@ -166,16 +168,19 @@ async function table(rows) {
     await measure(...step('prepare'))
     await measure(...step('load'))
     const found = await inTurns({
-      'cursor of pg-cursor, as objects': step('objects'),
-      'cursor of ours, as objects': step('cursor'),
+      'cursor of pg-cursor, objects of texts': step('raw'),
+      'cursor of pg-cursor, its types': step('objects'),
+      'cursor of ours, exact types': step('cursor'),
       'copy to a file, raw': step('copy'),
+      'copy into the stage': step('stage'),
       'second run, nothing changed': step('again'),
     })
-    const [bare] = Object.values(found)
+    const { 'cursor of pg-cursor, objects of texts': bare, 'copy to a file, raw': copied } = found
     show(`${count(rows)} rows of 8 columns in PostgreSQL`, found, {
       seconds: ({ seconds }) => seconds.toFixed(2),
       'rows/s': ({ seconds }) => count(rows / seconds),
-      'as fast as objects': ({ seconds }) => `${(bare.seconds / seconds).toFixed(1)} x`,
+      'of the bare cursor': ({ seconds }) => percent(bare.seconds / seconds),
+      'of the raw copy': ({ seconds }) => percent(copied.seconds / seconds),
       'peak RSS': ({ peak }) => `${count(peak / 2 ** 20)} MiB`,
     })
   } finally {

@@ -6,7 +6,8 @@
 //   plan      what is to be done about the second file
 //   second    the whole sync of the second file
 //   same      the same once more, when nothing has changed
-// and for a table of PostgreSQL: objects (a cursor of the driver), cursor (ours), copy (raw, into a file), load and again (a sync)
+// and for a table of PostgreSQL: objects and raw (a cursor of the driver, with its types and with texts), cursor (ours), copy (raw, into
+// a file), stage (ours, into a file, as it is compared), load and again (a sync)
 
 import { createWriteStream } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
@@ -95,15 +96,8 @@ const phases = {
     if (calls > 0) throw new Error(`${calls} calls, and nothing had changed`)
   },
   ...(url && {
-    objects: async () => {
-      const { client, Cursor } = await connected()
-      const cursor = client.query(new Cursor('select * from people'))
-      let seen = 0
-      for (let batch = await cursor.read(1_000); batch.length > 0; batch = await cursor.read(1_000))
-        seen += batch.length
-      await client.end()
-      if (seen !== rows) throw new Error(`${seen} rows`)
-    },
+    objects: () => bareCursor(),
+    raw: () => bareCursor({ types: { getTypeParser: () => (text) => text } }),
     cursor: async () => {
       let seen = 0
       for await (const _ of postgres({ url, table: 'people' })) seen++
@@ -115,12 +109,28 @@ const phases = {
       await pipeline(client.query(to('copy people to stdout')), createWriteStream(join(folder, 'copied')))
       await client.end()
     },
+    stage: async () => {
+      const { bulk } = postgres({ url, table: 'people' })[Symbol.for('spillway.source')]
+      const { signal } = new AbortController()
+      const gather = (bring) => bring(folder, signal)
+      const told = { describe() {}, log: quiet, signal, gather, key: ['id'], version: '' }
+      if (!(await bulk(told))) throw new Error('read row by row')
+    },
     load: () => run(postgres({ url, table: 'people' }), { delivered: rows }),
     again: async () => {
       await run(postgres({ url, table: 'people' }), { delivered: 0, unchanged: rows })
       if (calls > 0) throw new Error(`${calls} calls, and nothing had changed`)
     },
   }),
+}
+
+async function bareCursor(config) {
+  const { client, Cursor } = await connected()
+  const cursor = client.query(new Cursor('select * from people', [], config))
+  let seen = 0
+  for (let batch = await cursor.read(1_000); batch.length > 0; batch = await cursor.read(1_000)) seen += batch.length
+  await client.end()
+  if (seen !== rows) throw new Error(`${seen} rows`)
 }
 
 async function connected() {

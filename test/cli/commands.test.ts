@@ -92,6 +92,19 @@ export default ${quietly('c')}`,
     expect(runs.map(({ sync }) => sync).sort()).toEqual(['a', 'b', 'c'])
   })
 
+  test('may give one source to several syncs, which read it once', async () => {
+    here = await project({
+      'spillway.config.ts': `${library}let calls = 0
+const from = () => [{ id: 1, call: ++calls }]
+const to = destination(10)((rows) => console.error(JSON.stringify(rows)))
+export default ['a', 'b'].map((name) => sync({ name, from, to }))`,
+    })
+    const { code, out, err } = await here.spillway('run', '--quiet')
+    expect(err).toBe('[{"id":1,"call":1}]\n'.repeat(2))
+    expect(out).toBe('')
+    expect(code).toBe(0)
+  })
+
   test('is the one of --config, wherever it is', async () => {
     here = await project({ 'jobs/people.ts': people, ...fixed })
     expect((await here.spillway('run', '--config', 'jobs/people.ts')).code).toBe(0)

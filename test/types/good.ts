@@ -124,6 +124,18 @@ const mySheet = destination(100)(async (rows, { table }) => {
 })
 await sync({ name: 'seed', from: orders, to: mySheet, key: 'id' }).run()
 
+// connection options of `pg`, with secrets in them; a channel that tells of news
+const paid = postgres<{ id: number; paid: boolean }>({
+  connection: { host: 'db.test', user: 'reader', password: secret('DB_PASSWORD'), ssl: { ca: secret('DB_CA') } },
+  table: 'orders',
+  listen: 'orders',
+})
+const fanOut: readonly [Run, Run] = await runAll([
+  sync({ name: 'paid', from: paid, to: mySheet, key: 'id' }),
+  sync({ name: 'paid too', from: paid, to: mySheet, key: 'id', mode: 'insert' }),
+])
+console.log(fanOut)
+
 // a schema for the row, one for the record, one for the config
 const contacts = sync({
   name: 'contacts',

@@ -382,6 +382,11 @@ mysql({
 })
 // @ts-expect-error a file
 sqlite({ table: 'a' })
+postgres({
+  table: 'a',
+  // @ts-expect-error TLS is an option of the connection
+  ssl: true,
+})
 duckdb({
   query: 'from x',
   // @ts-expect-error a path is text
