@@ -97,7 +97,7 @@ describe('syncs that share a source', () => {
     last = 4
     await late.run()
     last = 6
-    await runAll([early, late])
+    await runAll([late, early])
     expect(calls).toEqual([undefined, 2, 2])
     expect(got).toEqual({
       early: [1, 2, 3, 4, 5, 6].map((id) => ({ id })),
