@@ -188,13 +188,15 @@ describe('listen', () => {
   })
 
   it('ends with the signal, and closes its connection', async () => {
-    const { next, stop } = listening()
-    await next()
-    const last = next()
-    stop.abort()
+    const [asking, silent] = [listening(), listening()]
+    await Promise.all([asking.next(), silent.next()])
+    const last = asking.next()
+    asking.stop.abort()
+    silent.stop.abort()
     expect(await last).toBe(false)
     while ((await database.client.query(`select ${listeners}`)).rowCount! > 0)
       await database.client.query('select pg_sleep(0.01)')
+    expect(await silent.next()).toBe(false)
   })
 
   it('connects again when the connection is lost, and tells so, for something may have been missed', async () => {
