@@ -107,8 +107,6 @@ export function http<R extends object>(
 
   async function send(batch: R[], context: Context<HttpConfig>): Promise<Iterable<Outcome> | undefined> {
     const { config } = context
-    if (each && batch.length > 1)
-      throw new ConfigError(`${name}: with each, a batch is one record: leave batchSize out`)
     const given = (each ? batch[0] : batch) as R[] & R
     const address = typeof url === 'function' ? url(given) : config.url
     if (!address) throw new ConfigError(`${name}: url is missing: pass it, or set ${name.toUpperCase()}__URL`)
@@ -131,7 +129,7 @@ export function http<R extends object>(
 
   return destination({
     name,
-    ...(each ? { batchSize: 1 } : {}),
+    ...(each ? { maxBatchSize: 1 } : {}),
     idempotent,
     replaySafe: options.replaySafe ?? method === 'PUT',
     config,

@@ -127,7 +127,7 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
 
   return destination({
     name: me,
-    batchSize: maxInputs,
+    maxBatchSize: maxInputs,
     concurrency: 4,
     rate: '100/10s', // https://developers.hubspot.com/docs/developer-tooling/platform/usage-guidelines
     match,
@@ -232,9 +232,6 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
     name: string | undefined,
     context?: Context<Config>,
   ): { inputs: Input[]; outcomes: Outcome[] } {
-    if (batch.length > maxInputs) {
-      throw new ConfigError(`${me}: a batch of ${batch.length}: HubSpot takes ${maxInputs} at once; lower batchSize`)
-    }
     const inputs: Input[] = []
     const outcomes: Outcome[] = []
     const seen = new Set<string>()

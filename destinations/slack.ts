@@ -135,9 +135,10 @@ export function slack(
       },
     })(given)
   }
-  return destination({ ...shared, batchSize: 1 })({
+  // so that each message has an answer of its own
+  return destination({ ...shared, maxBatchSize: 1 })({
     async insert(batch, context) {
-      const record = only(batch)
+      const record = batch[0]!
       return [receipt(record, await post(record, context, context.idempotencyKey))]
     },
     upsert,
@@ -148,7 +149,7 @@ export function slack(
   // ---- handlers ----------------------------------------------------------------------------------------------------
 
   async function upsert(batch: Message[], context: Context<Config>): Promise<Receipt[]> {
-    const record = only(batch)
+    const record = batch[0]!
     const mark = context.key(record)!
     const id = doubts.get(mark)?.at ?? context.remoteId(record)
     // somebody deleted it: it is posted anew
@@ -157,7 +158,7 @@ export function slack(
   }
 
   async function remove(batch: object[], context: Context<Config>): Promise<Outcome[]> {
-    const record = only(batch)
+    const record = batch[0]!
     const mark = context.key(record)!
     const id = doubts.get(mark)?.at ?? context.remoteId(record)
     if (id === undefined)
@@ -168,7 +169,7 @@ export function slack(
   }
 
   async function verify(batch: Message[], context: Context<Config>): Promise<(Message | Receipt)[]> {
-    const record = only(batch)
+    const record = batch[0]!
     if (context.operation === 'insert') {
       const found = await search(record, context, context.idempotencyKey)
       return found ? [receipt(record, found.id)] : []
@@ -290,13 +291,13 @@ export function slackWebhook({ onUnknown, ...given }: SlackWebhookOptions): Dest
     // as it stands in errors, where it is redacted
     config: z.object({ webhook: z.url(address).transform((webhook) => new URL(webhook.trim()).href) }),
     target: ({ webhook }: { webhook: string }) => hashOf(webhook),
-    batchSize: 1,
+    maxBatchSize: 1,
     concurrency: 1,
     rate: '1/s',
     onUnknown,
   })({
     async insert(batch, { config, http, log }) {
-      const record = only(batch)
+      const record = batch[0]!
       if (record.channel)
         return [reject(record, 'a webhook posts to its own channel: leave channel out, or use slack()')]
       const thread = record.thread && { thread_ts: record.thread }
@@ -365,11 +366,6 @@ function noteOf(message: { readonly metadata?: object }): { readonly [name: stri
 function placeOf(id: string): { channel: string; ts: string } {
   const [channel = '', ts = ''] = id.split(':')
   return { channel, ts }
-}
-
-function only<T>(batch: readonly T[]): T {
-  if (batch.length === 1) return batch[0]!
-  throw new FatalError(`${me}: a call posts one message, so that each has an answer of its own: leave batchSize at 1`)
 }
 
 function isSpecial({ blocks, channel, thread }: Message): boolean {

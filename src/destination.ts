@@ -185,8 +185,10 @@ export interface Policy {
   settle?: Duration | undefined
 }
 
-/** What the destination can promise about a call. */
+/** What the destination can promise about a call, and what a call can take. */
 export interface Guarantees {
+  /** The most records that a call can take: a larger `batchSize` is refused. Leave it out where the handler cuts batches itself. @default no limit */
+  maxBatchSize?: number | undefined
   /**
    * Whether a call that fails applied nothing. Say `false` when a handler makes several writes in one call outside
    * `context.http` (which counts them by itself): a call that throws is then unknown, never refused.
@@ -219,6 +221,7 @@ export interface Definition {
   readonly atomic: boolean
   readonly idempotent: number | undefined
   readonly replaySafe: boolean
+  readonly maxBatchSize: number
   readonly target: (config: unknown) => unknown
   readonly policy: ParsedPolicy
 }
@@ -371,6 +374,10 @@ export function destination(given: number | RawOptions): unknown {
       throw new ConfigError(`${name}: a destination with config needs a name, by which its config is looked up`)
     }
     const { match } = options
+    const maxBatchSize =
+      options.maxBatchSize === undefined
+        ? Number.POSITIVE_INFINITY
+        : count(options.maxBatchSize, `${name}: maxBatchSize`)
     return make({
       name,
       handlers,
@@ -382,8 +389,9 @@ export function destination(given: number | RawOptions): unknown {
       atomic: options.atomic ?? true,
       idempotent: options.idempotent && milliseconds(options.idempotent, `${name}: idempotent`),
       replaySafe: options.replaySafe ?? true,
+      maxBatchSize,
       target: options.target ?? ((config) => config),
-      policy: parsePolicy(name, options, defaults(plain)),
+      policy: parsePolicy({ name, maxBatchSize }, options, defaults(plain, maxBatchSize)),
     })
   }
 }
@@ -419,15 +427,15 @@ function make(definitionHere: Definition): Destination<never> {
     operations: { value: operationsOf(definitionHere.handlers), enumerable: true },
     with: {
       value: (policy: Policy) =>
-        make({ ...definitionHere, policy: parsePolicy(definitionHere.name, policy, definitionHere.policy) }),
+        make({ ...definitionHere, policy: parsePolicy(definitionHere, policy, definitionHere.policy) }),
     },
     [definition]: { value: definitionHere },
   }) as unknown as Destination<never>
 }
 
-function defaults(plain: boolean): ParsedPolicy {
+function defaults(plain: boolean, maxBatchSize: number): ParsedPolicy {
   return {
-    batchSize: 100,
+    batchSize: Math.min(100, maxBatchSize),
     batchBytes: Number.POSITIVE_INFINITY,
     concurrency: 1,
     rate: undefined,
@@ -438,28 +446,36 @@ function defaults(plain: boolean): ParsedPolicy {
   }
 }
 
-function parsePolicy(name: string, policy: Policy, base: ParsedPolicy): ParsedPolicy {
-  const count = (option: string, value: number): number => {
-    if (Number.isInteger(value) && value >= 1) return value
-    throw new ConfigError(`${name}: ${option} is ${String(value)}; it must be a whole number of at least 1`)
-  }
+function parsePolicy(
+  { name, maxBatchSize }: Pick<Definition, 'name' | 'maxBatchSize'>,
+  policy: Policy,
+  base: ParsedPolicy,
+): ParsedPolicy {
   const { batchSize, batchBytes, concurrency, rate, timeout, retryFor, onUnknown, settle } = policy
   if (onUnknown !== undefined && onUnknown !== 'resend' && onUnknown !== 'hold') {
     throw new ConfigError(`${name}: onUnknown is ${JSON.stringify(onUnknown)}; it must be 'resend' or 'hold'`)
   }
+  if (batchSize !== undefined && batchSize > maxBatchSize) {
+    throw new ConfigError(`${name}: batchSize is ${batchSize}; it must be at most ${maxBatchSize}`)
+  }
   return {
-    batchSize: batchSize === undefined ? base.batchSize : count('batchSize', batchSize),
-    batchBytes: batchBytes === undefined ? base.batchBytes : count('batchBytes', batchBytes),
+    batchSize: batchSize === undefined ? base.batchSize : count(batchSize, `${name}: batchSize`),
+    batchBytes: batchBytes === undefined ? base.batchBytes : count(batchBytes, `${name}: batchBytes`),
     concurrency:
       concurrency === undefined
         ? base.concurrency
         : concurrency === 'auto'
           ? concurrency
-          : count('concurrency', concurrency),
+          : count(concurrency, `${name}: concurrency`),
     rate: rate === undefined ? base.rate : parseRate(rate, `${name}: rate`),
     timeout: timeout === undefined ? base.timeout : milliseconds(timeout, `${name}: timeout`),
     retryFor: retryFor === undefined ? base.retryFor : milliseconds(retryFor, `${name}: retryFor`),
     onUnknown: onUnknown ?? base.onUnknown,
     settle: settle === undefined ? base.settle : milliseconds(settle, `${name}: settle`),
   }
+}
+
+function count(value: number, what: string): number {
+  if (Number.isInteger(value) && value >= 1) return value
+  throw new ConfigError(`${what} is ${String(value)}; it must be a whole number of at least 1`)
 }

@@ -57,6 +57,8 @@ describe('refused before anything happens, naming the sync and the remedy', () =
     [0, 'batchSize is 0; it must be a whole number of at least 1'],
     [1.5, 'batchSize is 1.5; it must be'],
     [{ batchSize: Number.NaN }, 'batchSize is NaN'],
+    [{ name: 'crm', maxBatchSize: 0 }, 'crm: maxBatchSize is 0; it must be a whole number'],
+    [{ name: 'crm', maxBatchSize: 5, batchSize: 6 }, 'crm: batchSize is 6; it must be at most 5'],
     [{ name: 'crm', batchBytes: -1 }, 'crm: batchBytes is -1'],
     [{ name: 'crm', concurrency: 0 }, 'crm: concurrency is 0'],
     [{ name: 'crm', rate: '10' }, 'crm: rate: "10" is not a rate'],

@@ -87,7 +87,7 @@ test('with each, address, headers and body are made from a record, and each reco
     [0, 1, 2].map((id) => ['PUT', `/rows/${id}`, String(id), `{"only":${id}}`]),
   )
   expect(new Set(arrived.map(({ headers }) => headers['idempotency-key'])).size).toBe(3)
-  await expect(send(to as never, rows(3), { policy: { batchSize: 2 } })).rejects.toThrow(/leave batchSize out/)
+  expect(() => to.with({ batchSize: 2 })).toThrow('http: batchSize is 2; it must be at most 1')
 })
 
 test('text and bytes are sent as they are, and a header of the caller wins', async () => {

@@ -666,8 +666,11 @@ test.each<[To, RegExp]>([
 test.each<[Sending, RegExp]>([
   [{ token: '' }, /token/],
   [{ endpoint: 'ftp://x' }, /endpoint/],
-  [{ policy: { batchSize: 101 } }, /HubSpot takes 100 at once; lower batchSize/],
 ])('config that cannot work is refused before anything is sent: %j', async (sending, message) => {
-  await expect(send(people(101), sending)).rejects.toThrow(message)
+  await expect(send(people(1), sending)).rejects.toThrow(message)
   expect(box.requests).toHaveLength(0)
+})
+
+test('HubSpot takes 100 records at once, and a larger batchSize is refused', () => {
+  expect(() => contacts({}).with({ batchSize: 101 })).toThrow('hubspot: batchSize is 101; it must be at most 100')
 })
