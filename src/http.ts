@@ -481,7 +481,7 @@ function refusal(
   const { method, place, url } = request
   const said = body === undefined ? undefined : vendorMessage(body, headers['content-type'] ?? '')
   const detail = said && oneLine(redact(withoutCredentials(said, request)))
-  const after = retryAfter(headers['retry-after'], Date.now())
+  const after = retryAfter(headers['retry-after'])
   const parts = [
     `${actor}: ${status} from ${method} ${place}`,
     detail && shortened(detail),

@@ -38,6 +38,7 @@ export {
 } from './errors.js'
 export { type Http, HttpError, type HttpRequest, NetworkError, TimeoutError } from './http.js'
 export type { Log } from './log.js'
+export { retryAfter } from './pace.js'
 export type { Change, Plan } from './preview.js'
 export type { Progress, Run, RunOptions } from './run.js'
 export { runAll } from './run-all.js'

@@ -72,8 +72,16 @@ const asctime = /^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:]{8} \d{4}$/
 /**
  * The milliseconds that a `Retry-After` header asks for, from `now` (milliseconds since 1970); never below 0.
  * Undefined when there is none, or when it has neither form of RFC 9110 §10.2.3: seconds, or an HTTP-date.
+ *
+ * `context.http` reads the header by itself; this is for the errors of an SDK.
+ *
+ * @example
+ * ```ts
+ * const wait = retryAfter(error.response.headers.get('retry-after'))
+ * throw new RetryableError('crm: too many requests', { after: wait === undefined ? undefined : `${wait}ms` })
+ * ```
  */
-export function retryAfter(header: string | null | undefined, now: number): number | undefined {
+export function retryAfter(header: string | null | undefined, now: number = Date.now()): number | undefined {
   if (!header) return undefined
   // The RFC has whole seconds only; Shopify sends `2.0`.
   if (/^\d+(\.\d+)?$/.test(header)) return Math.ceil(Number(header) * 1000)

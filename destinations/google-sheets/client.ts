@@ -1,6 +1,6 @@
 import { createPrivateKey } from 'node:crypto'
 import type { sheets_v4 } from '@googleapis/sheets'
-import { ConfigError, FatalError, type ListContext, RejectedError, RetryableError } from 'spillway'
+import { ConfigError, FatalError, type ListContext, RejectedError, RetryableError, retryAfter } from 'spillway'
 import { z } from 'zod'
 import { type Area, range, type Value } from './cells.js'
 
@@ -283,20 +283,14 @@ function factsOf(error: unknown): Facts {
   const { response, config, code, cause } = Object(error)
   const told = response?.data?.error
   const reasons = [told?.errors, told?.details].flat().map((entry) => String(entry?.reason))
+  const wait = retryAfter(response?.headers?.get?.('retry-after'))
   const text = typeof told === 'string' ? `${told} ${response.data.error_description ?? ''}` : (told?.message ?? '')
   return {
     status: response?.status,
     code: [code, cause?.code].find((code) => typeof code === 'string'),
     signingIn: String(config?.url).endsWith('/token'),
     reasons,
-    after: durationOf(response?.headers?.get?.('retry-after')),
+    after: wait === undefined ? undefined : `${wait}ms`,
     detail: String(text).replace(/\s+/g, ' ').trim().slice(0, 300),
   }
-}
-
-/** `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3). */
-function durationOf(header: string | null | undefined): `${number}ms` | undefined {
-  if (!header) return undefined
-  const milliseconds = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now()
-  return Number.isNaN(milliseconds) ? undefined : `${Math.max(0, milliseconds)}ms`
 }
