@@ -157,7 +157,8 @@ function meaning(error: HttpError): Error {
   const { status } = error
   const { code, message } = said(error)
   const what = `salesforce: ${status} ${code}: ${message}`
-  if (code === 'REQUEST_LIMIT_EXCEEDED') {
+  // with 429 it says when to come back, which the day's limit does not
+  if (code === 'REQUEST_LIMIT_EXCEEDED' && status !== 429) {
     // the same code tells of too many requests at once, which is over soon
     if (/concurrent/i.test(message ?? '')) return new RetryableError(what, { after: '30s' })
     return new FatalError(
