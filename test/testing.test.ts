@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: the changes are parts of programs
 import { readFileSync } from 'node:fs'
-import { type AnyRow, ConfigError, destination, reject } from 'spillway'
+import { type AnyRow, ConfigError, destination, receipt, reject } from 'spillway'
 import { conformance, type Place } from 'spillway/testing'
 import { afterAll, describe, expect, test } from 'vitest'
 import { laws } from '../src/testing/rules.js'
@@ -389,6 +389,46 @@ test('a list that forgets, and a replacement that keeps, break their rules', asy
 test('a batch that is too large may be refused by the options, but not after it was written', async () => {
   await tryRule(oversized, { strict: true })
   await expect(tryRule(oversized, { strict: 'late' })).rejects.toThrow('refused before anything is sent')
+})
+
+test('a largest batch that the destination names is enough, and nothing is sent', async () => {
+  const place = local()
+  const to = destination({ name: 'local', maxBatchSize: 5 })({ upsert: () => expect.fail('it was sent') })
+  const { rules } = await conformance({ open: () => ({ ...place, to }) })
+  await rules.find((rule) => rule.name === oversized)!.run()
+})
+
+test('a rule that the service does not let the destination keep is left out, with the reason', async () => {
+  const { rules, leftOut } = await conformance({ open: () => local(), except: { [twice]: 'it only adds' } })
+  expect(rules.map(({ name }) => name)).not.toContain(twice)
+  expect(leftOut).toContainEqual({ level: 'MUST', name: twice, because: 'it only adds' })
+  await expect(conformance({ open: () => local(), except: { thrice: '' } })).rejects.toThrow(
+    'except: no rule is named "thrice"',
+  )
+})
+
+/** A log that gives each entry a number, by which alone it can be changed. */
+function byReceipt(forgetful: boolean): Place {
+  const entries: AnyRow[] = []
+  const to = destination({ name: 'log', match: [] })({
+    upsert: (batch, { remoteId }) =>
+      batch.map((record) => {
+        const at = Number((forgetful ? undefined : remoteId(record)) ?? entries.length)
+        entries[at] = record
+        return receipt(record, String(at))
+      }),
+  })
+  return { ...local(), to, key: 'id', read: () => entries }
+}
+
+test('where objects are found by their receipts alone, the sync that wrote them is the one to change them', async () => {
+  const { rules, leftOut } = await conformance({ open: () => byReceipt(false) })
+  expect(leftOut.find(({ name }) => name === twice)?.because).toBe(
+    'log finds its objects by receipts alone, and another sync has none',
+  )
+  await rules.find(({ name }) => name === upserted)!.run()
+  const { rules: others } = await conformance({ open: () => byReceipt(true) })
+  await expect(others.find(({ name }) => name === upserted)!.run()).rejects.toThrow('2 not among them')
 })
 
 test('a place that would prove nothing is refused', async () => {

@@ -39,7 +39,7 @@ export interface Failure {
 
 interface Sending extends RunOptions {
   /** A sync of its own by default: with the name of one before, that one's next run. */
-  readonly name?: string
+  readonly name?: string | undefined
   readonly policy?: Policy
   readonly operation?: Operation
 }
@@ -101,11 +101,21 @@ export class Bench {
     return { rows: this.records(count), name }
   }
 
-  /** Puts records there, as another would. */
-  async seed(records: readonly AnyRow[]): Promise<void> {
+  /** Puts records there, as another would. Answers the sync that must change them, where only the one that wrote them can. */
+  async seed(records: readonly AnyRow[]): Promise<string | undefined> {
     if (this.place.seed) return void (await this.place.seed(records))
-    const operation = this.definition.handlers.insert ? 'insert' : 'upsert'
-    this.#succeeded(await this.send(records, { operation }), 'the records that the rule begins with are there')
+    const name = this.byReceipt && this.operation === 'upsert' ? this.#newName() : undefined
+    const operation = this.definition.handlers.insert && name === undefined ? 'insert' : 'upsert'
+    this.#succeeded(await this.send(records, { operation, name }), 'the records that the rule begins with are there')
+    return name
+  }
+
+  /** Puts an object with the key of a bad record there, and answers it; none, when the key alone is refused. */
+  async seedBeside(bad: AnyRow): Promise<AnyRow[]> {
+    const good = { ...this.place.record(1000, 0), ...Object.fromEntries(this.key.map((field) => [field, bad[field]])) }
+    if (this.place.seed) await this.place.seed([good])
+    else if ((await this.send([good], { operation: 'insert' })).run?.delivered !== 1) return []
+    return [good]
   }
 
   /** One run. Small batches, and no waiting for requests that land late, where none does. */
@@ -132,8 +142,8 @@ export class Bench {
     const quick: Policy = {
       batchSize: Math.min(3, batchSize),
       settle: '1ms',
-      timeout: `${Math.min(timeout, 10_000)}ms`,
-      retryFor: '20s',
+      timeout: `${Math.min(timeout, 30_000)}ms`,
+      retryFor: '30s',
       ...(rate && { rate: '1000/s' }),
     }
     const mode = modes[operation]
@@ -182,6 +192,11 @@ export class Bench {
   /** Whether this is the operation that stands for all, where something need not be tried for each. */
   get first(): boolean {
     return this.operation === operationsOf(this.definition.handlers)[0]
+  }
+
+  /** Whether objects are found by their receipts alone, which only the sync that wrote them has. */
+  get byReceipt(): boolean {
+    return findsByReceipt(this.definition)
   }
 
   /** Whether the destination promises that a write whose answer was lost is not done twice. */
@@ -305,6 +320,11 @@ export class Bench {
       })
     }
   }
+}
+
+/** Whether a destination says that no field tells which object a record means. */
+export function findsByReceipt({ match }: Definition): boolean {
+  return match?.length === 0
 }
 
 function grouped(records: Iterable<AnyRow>, fields: readonly string[]): Map<string, AnyRow[]> {

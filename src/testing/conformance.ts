@@ -21,10 +21,18 @@ export interface LeftOut {
   readonly because: string
 }
 
+/** What is tried. */
+export interface Trial {
+  /** Opens a place. Each rule opens one for each operation that it is about. */
+  readonly open: () => MaybePromise<Place>
+  /** The rules that the service does not let the destination keep, by their names, and why: they are left out. @default none */
+  readonly except?: Readonly<Record<string, string>> | undefined
+}
+
 /** The rules that apply to a destination, and those that do not. */
 export interface Conformance {
   readonly rules: readonly Rule[]
-  /** Rules that nobody has tried: for want of an operation, or of something that the {@link Place} could tell. */
+  /** Rules that nobody has tried: for want of an operation, of something that the {@link Place} could tell, or by `except`. */
   readonly leftOut: readonly LeftOut[]
 }
 
@@ -33,7 +41,7 @@ export interface Conformance {
  * each operation that it is about, and sends to them as a run would; destinations/README.md tells what each rule is for. `open` is
  * called once in advance, to see what the destination can do: the rules for what it cannot are left out, and listed.
  *
- * @throws ConfigError when what `open` gives cannot be tested.
+ * @throws ConfigError when what `open` gives cannot be tested, or `except` names no rule.
  *
  * @example
  * ```ts
@@ -57,7 +65,12 @@ export interface Conformance {
  * for (const rule of rules) test(rule.name, rule.run)
  * ```
  */
-export async function conformance({ open }: { readonly open: () => MaybePromise<Place> }): Promise<Conformance> {
+export async function conformance({ open, except = {} }: Trial): Promise<Conformance> {
+  for (const name of Object.keys(except)) {
+    if (!laws.some((law) => law.name === name)) {
+      throw new ConfigError(`conformance(): except: no rule is named ${JSON.stringify(name)}`)
+    }
+  }
   const first = await open()
   try {
     const definition = definitionOf(first.to, 'conformance(): open')
@@ -71,7 +84,7 @@ export async function conformance({ open }: { readonly open: () => MaybePromise<
       const because =
         operations.length === 0
           ? `${definition.name} has no ${law.operations.join(', ')}`
-          : law.lacks?.(first, definition)
+          : (except[name] ?? law.lacks?.(first, definition))
       if (because !== undefined) leftOut.push({ level, name, because })
       else rules.push({ level, name, run: () => run(law, operations, open) })
     }
@@ -102,11 +115,30 @@ async function run(law: Law, operations: readonly Operation[], open: () => Maybe
   if (broken.length === 1) throw broken[0]
 }
 
+const hearers = new Set<(line: string) => void>()
+let deafen: (() => void) | undefined
+
 /** Takes what is printed to the console, where SDKs have loggers of their own, until the answer is called. */
 function listen(hear: (line: string) => void): () => void {
+  hearers.add(hear)
+  deafen ??= overhear()
+  return () => {
+    hearers.delete(hear)
+    if (hearers.size > 0) return
+    deafen?.()
+    deafen = undefined
+  }
+}
+
+/** One for all rules that listen at the same time: each would take the place of another's. */
+function overhear(): () => void {
   const levels = ['debug', 'log', 'info', 'warn', 'error'] as const
   const before = levels.map((level) => console[level])
-  for (const level of levels) console[level] = (...said: unknown[]) => hear(inspect(said, { depth: 12 }))
+  for (const level of levels) {
+    console[level] = (...said: unknown[]) => {
+      for (const hear of hearers) hear(inspect(said, { depth: 12 }))
+    }
+  }
   return () =>
     levels.forEach((level, index) => {
       console[level] = before[index]!
