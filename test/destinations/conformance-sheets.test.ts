@@ -1,9 +1,8 @@
 import { googleSheets } from 'spillway/destinations/google-sheets'
 import { sandbox } from 'spillway/sandbox'
-import { conformance } from 'spillway/testing'
-import { describe, expect, test } from 'vitest'
+import { conforms } from '../support/conforms.js'
 
-const { rules, leftOut } = await conformance({
+await conforms('google-sheets', {
   async open() {
     const box = await sandbox()
     const { id } = box.sheets.create({ tabs: { People: [] } })
@@ -21,9 +20,4 @@ const { rules, leftOut } = await conformance({
       close: box.close,
     }
   },
-})
-
-describe('Google Sheets', () => {
-  test('can be tried by every rule', () => expect(leftOut).toEqual([]))
-  for (const { level, name, run } of rules) test.concurrent(`${level} ${name}`, { timeout: 60_000 }, run)
 })
