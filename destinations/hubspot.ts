@@ -9,26 +9,21 @@ import {
   type Outcome,
   receipt,
   reject,
-  retry,
   unknown,
 } from 'spillway'
 import { z } from 'zod'
 import {
-  afterWriting,
   answersOf,
   explain,
   get,
-  type Link,
   lookUp,
   type Page,
-  type Pair,
   type Property,
   post,
-  type Reply,
   readBatch,
-  reasonOf,
   refusalsOf,
 } from './hubspot/api.js'
+import { associate, type HubSpotAssociations, type Link, linksOf } from './hubspot/associations.js'
 import { comparable, type Input, keyOf, recordId, textOf } from './hubspot/records.js'
 
 /** How to sign in. */
@@ -39,17 +34,7 @@ export interface HubSpotConfig {
   readonly endpoint?: string | undefined
 }
 
-/** Another object that a field of the records names. */
-export interface HubSpotAssociation {
-  /** The type of the other object: `'companies'`, `'2-123456'`. */
-  readonly to: string
-  /** The number of the kind of association, such as 279 for the company of a contact: https://developers.hubspot.com/docs/api-reference/crm-associations-v4/guide#association-type-id-values */
-  readonly type: number
-  /** @default 'HUBSPOT_DEFINED' */
-  readonly category?: 'HUBSPOT_DEFINED' | 'USER_DEFINED' | 'INTEGRATOR_DEFINED' | undefined
-  /** The other object's property, with unique values, that holds what the field holds. @default its record id */
-  readonly match?: string | undefined
-}
+export type { HubSpotAssociation } from './hubspot/associations.js'
 
 /** What {@link hubspot} is told. The config's fields may be left out; they are then injected. */
 export interface HubSpotOptions extends Injected<HubSpotConfig> {
@@ -58,7 +43,7 @@ export interface HubSpotOptions extends Injected<HubSpotConfig> {
   /** The property by which HubSpot finds an object; its values must be unique there. `'hs_object_id'`: by record id. @default the sync's key */
   readonly match?: string | undefined
   /** The fields that are no properties but name another object. @default none */
-  readonly associations?: Readonly<Record<string, HubSpotAssociation>> | undefined
+  readonly associations?: HubSpotAssociations | undefined
 }
 
 const me = 'hubspot'
@@ -152,7 +137,7 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
     const found = inputs.filter(({ id }) => action === 'create' || id !== undefined)
     const lost = inputs.filter((input) => !found.includes(input))
     outcomes.push(...lost.map(({ record }) => unfindable(record, name)))
-    const links = await linksOf(found, context, outcomes)
+    const links = await linksOf(found, associations, context, outcomes)
     const sent = [...links.keys()]
     if (sent.length === 0) return outcomes
     const body = ({ id, byRecordId, properties, objectWriteTraceId }: Input, associations: readonly Link[]) =>
@@ -164,7 +149,7 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
       (reply) => answersOf(reply, sent, name),
       (error) => refusalsOf(error, sent, name),
     )
-    if (action !== 'create') await associate(context, links, answers)
+    if (action !== 'create') await associate(context, object, links, answers)
     return [...outcomes, ...answers.values()]
   }
 
@@ -255,66 +240,6 @@ export function hubspot(options: HubSpotOptions): Destination<AnyRow, 'insert' |
       }
     }
     return { inputs, outcomes }
-  }
-
-  // ---- associations --------------------------------------------------------------------------------------------------
-
-  /** The inputs, each with the objects that its fields name; what names none is refused before anything is written. */
-  async function linksOf(
-    inputs: readonly Input[],
-    context: Context<Config>,
-    outcomes: Outcome[],
-  ): Promise<Map<Input, Link[]>> {
-    const links = new Map(inputs.map((input) => [input, [] as Link[]]))
-    for (const [field, { to, type, category = 'HUBSPOT_DEFINED', match = recordId }] of Object.entries(associations)) {
-      const named = [...links.keys()].flatMap((input) => {
-        const key = keyOf(match, input.record[field])
-        return key === undefined ? [] : [[input, key] as const]
-      })
-      const keys = named.map(([, key]) => key)
-      const { objects, missing } = await lookUp(context, to, match, keys)
-      for (const [input, key] of named) {
-        const id = objects.get(key)?.id
-        const types = [{ associationCategory: category, associationTypeId: type }]
-        if (id !== undefined) links.get(input)!.push({ type: to, to: { id }, types })
-        else {
-          links.delete(input)
-          const { record } = input
-          outcomes.push(missing.has(key) ? reject(record, `${field}: none of ${to} has this ${match}`) : retry(record))
-        }
-      }
-    }
-    return links
-  }
-
-  /** Associates what was written; an answer that this went wrong replaces that of the record. */
-  async function associate(
-    context: Context<Config>,
-    links: ReadonlyMap<Input, readonly Link[]>,
-    answers: Map<Input, Outcome>,
-  ): Promise<void> {
-    for (const type of new Set(Object.values(associations).map(({ to }) => to))) {
-      const wanted = [...links].flatMap(([input, links]) => {
-        const answer = answers.get(input)
-        const from = answer && 'remoteId' in answer ? { id: answer.remoteId } : undefined
-        const mine = links.filter((link) => link.type === type)
-        return from ? mine.map(({ to, types }) => ({ input, pair: { from, to, types } })) : []
-      })
-      if (wanted.length === 0) continue
-      const json = { inputs: wanted.map(({ pair }) => pair) }
-      const path = `v4/associations/${object}/${type}/batch/create`
-      const { results = [], errors = [] } = (await post<Reply<Pair>>(context, path, json).catch(afterWriting)) ?? {}
-      const done = new Set(results.map(({ fromObjectId, toObjectId }) => `${fromObjectId} ${toObjectId}`))
-      for (const { input, pair } of wanted) {
-        if (done.has(`${pair.from.id} ${pair.to.id}`)) continue
-        const problem = errors.find(({ context = {} }) => Object.values(context).flat().includes(pair.from.id))
-        const { record } = input
-        answers.set(
-          input,
-          problem ? reject(record, `written, but not associated: ${reasonOf(problem)}`) : unknown(record),
-        )
-      }
-    }
   }
 }
 

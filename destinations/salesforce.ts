@@ -19,6 +19,7 @@ import {
   unknown,
 } from 'spillway'
 import type { z } from 'zod'
+import { answers, isGone, isUnknown, shown } from './salesforce/answers.js'
 import { csvOf, endJob, runJob, type Surroundings } from './salesforce/bulk.js'
 import { type Asking, type Config, config, Org, passing } from './salesforce/org.js'
 import { identifier, inQueries, type Line, literal, type RecordError, read } from './salesforce/records.js'
@@ -221,7 +222,9 @@ export function salesforce(options: SalesforceOptions): Destination<AnyRow, 'ins
     }
     const query = { ids: found.map(({ id }) => id).join(), allOrNone: false }
     const told: unknown = await (await around.call('DELETE', path, { query })).json()
-    const done = Array.isArray(told) ? told.map((one) => (one?.success === true || isGone(one) ? deleted : one)) : told
+    const done = Array.isArray(told)
+      ? told.map((one) => (one?.success === true || isGone(one) ? { success: true } : one))
+      : told
     return [...refused, ...answers(found, done, around)]
   }
 
@@ -266,42 +269,10 @@ export function salesforce(options: SalesforceOptions): Destination<AnyRow, 'ins
   }
 }
 
-const deleted = { success: true }
-
 interface Page {
   readonly records: readonly AnyRow[]
   readonly done: boolean
   readonly nextRecordsUrl: string
-}
-
-/** Outcomes in the order of the request; where one cannot be told, it is unknown. */
-function answers(lines: readonly Line[], told: unknown, { judge }: Surroundings): Outcome[] {
-  const each = Array.isArray(told) && told.length === lines.length ? (told as readonly AnyRow[]) : []
-  return lines.flatMap(({ record }, at) => {
-    const one = each[at]
-    if (one?.['success'] === true) return typeof one['id'] === 'string' ? receipt(record, one['id']) : []
-    const errors = one?.['success'] === false && Array.isArray(one['errors']) ? (one['errors'] as RecordError[]) : []
-    return errors.length > 0 ? judge(record, errors) : unknown(record)
-  })
-}
-
-function isUnknown(outcome: Outcome): boolean {
-  return !('remoteId' in outcome || 'reason' in outcome || 'after' in outcome)
-}
-
-function isGone(one: AnyRow | undefined): boolean {
-  const errors: unknown = one?.['errors']
-  return (
-    Array.isArray(errors) &&
-    errors.some(({ statusCode }) => statusCode === 'ENTITY_IS_DELETED' || statusCode === 'NOT_FOUND')
-  )
-}
-
-/** What Salesforce says, without the values that it quotes: `data value too large: … (max length=40)`. */
-function shown({ statusCode, message, fields = [] }: RecordError, record: AnyRow): string {
-  const texts = (fields.length > 0 ? fields : Object.keys(record)).map((field) => String(record[field] ?? ''))
-  const said = texts.filter((text) => text.length > 3).reduce((all, text) => all.replaceAll(text, '…'), message)
-  return `${statusCode}: ${said.slice(0, 300)}${fields.length > 0 ? ` (${fields.join(', ')})` : ''}`
 }
 
 /** Whether an error proves that its request was not carried out. */

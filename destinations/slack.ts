@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import type { WebAPICallResult, WebClient } from '@slack/web-api'
 import {
   ConfigError,
@@ -12,12 +11,14 @@ import {
   receipt,
   reject,
 } from 'spillway'
-import { z } from 'zod'
-import { type Asking, ask, type Config, config, pagesOf, read, type SlackConfig, webPage } from './slack/client.js'
+import { type Asking, ask, type Config, config, pagesOf, type SlackConfig } from './slack/client.js'
+import { contentOf, type Found, hashOf, type Listed, look, metadataOf, noteOf, placeOf } from './slack/marks.js'
 import {
   type Content,
   escaped,
+  folded,
   layout,
+  literally,
   type Message,
   maxInBlocks,
   message,
@@ -26,6 +27,7 @@ import {
 
 export type { SlackConfig } from './slack/client.js'
 export { type Interpolated, type Mrkdwn, mrkdwn, type SlackMessage } from './slack/message.js'
+export { type SlackWebhookOptions, slackWebhook } from './slack/webhook.js'
 
 /** What {@link slack} is told. The config's fields may be left out; they are then injected. */
 export interface SlackOptions extends Injected<SlackConfig> {
@@ -39,20 +41,11 @@ export interface SlackDigest {
   readonly title?: string | undefined
 }
 
-/** What {@link slackWebhook} is told. */
-export interface SlackWebhookOptions extends Injected<{ readonly webhook: string }> {
-  /**
-   * What to do with a message whose answer was lost, which a webhook cannot look up: `'resend'` it, so that it may arrive twice,
-   * or `'hold'` it, so that it may not have arrived at all.
-   */
-  readonly onUnknown: 'resend' | 'hold'
-}
-
 const me = 'slack'
-
-type Listed = { readonly ts?: string; readonly metadata?: object }
-/** A message as it is found again. `id`: channel and ts. */
-type Found = { readonly id: string; readonly value: unknown }
+/** How far back a message of an earlier process is looked for. */
+const lookBack = 30 * 24 * 3_600_000
+/** Slack's clock tells when a message was posted, ours when it was sent. */
+const clockSkew = 600_000
 
 /**
  * A channel of Slack: a message for each row, kept up to date and deleted with it; or, with `digest`, one message for many rows.
@@ -70,7 +63,8 @@ type Found = { readonly id: string; readonly value: unknown }
  * `channels:read` when the channel is given by its name. Apps that are distributed outside of Slack's Marketplace may read one
  * page a minute only.
  *
- * **What is not.** The history is searched for 30 days: a run that crashed longer ago may post its last message again. In `append`, so
+ * **What is not.** A message belongs to the sync that posted it: another sync, or one whose state is lost, posts the same row anew.
+ * The history is searched for 30 days: a run that crashed longer ago may post its last message again. In `append`, so
  * may one whose `map` was changed in between. What a message became by hand is not looked at.
  *
  * Slack takes about one message a second and channel; the rate keeps to that for all channels together. Where records go to many
@@ -267,105 +261,15 @@ export function slack(
   }
 }
 
-/**
- * The channel of an incoming webhook: a message for each row, once.
- *
- * **What is guaranteed is less than with {@link slack}.** A webhook answers `ok` and no more: a message can be neither changed,
- * deleted nor looked up, so that `onUnknown` must say what becomes of one whose answer was lost. Its address is a secret: whoever
- * knows it can post. The channel is the webhook's own; a record that names one is rejected.
- *
- * @throws ConfigError when an option cannot work.
- *
- * @example
- * ```ts
- * const to = slackWebhook({ webhook: secret('SLACK_WEBHOOK'), onUnknown: 'resend' })
- * await sync({ name: 'signups', from: signups, map: (s) => ({ text: `New: ${s.email}` }), to }).run()
- * ```
- */
-export function slackWebhook({ onUnknown, ...given }: SlackWebhookOptions): Destination<SlackMessage, 'insert'> {
-  if (onUnknown === undefined) throw new ConfigError(`slack-webhook: onUnknown is missing: say 'resend' or 'hold'`)
-  const address = 'must be the address of an incoming webhook, https://hooks.slack.com/services/…'
-  return destination({
-    name: 'slack-webhook',
-    record: message,
-    // as it stands in errors, where it is redacted
-    config: z.object({ webhook: z.url(address).transform((webhook) => new URL(webhook.trim()).href) }),
-    target: ({ webhook }: { webhook: string }) => hashOf(webhook),
-    maxBatchSize: 1,
-    concurrency: 1,
-    rate: '1/s',
-    onUnknown,
-  })({
-    async insert(batch, { config, http, log }) {
-      const record = batch[0]!
-      if (record.channel)
-        return [reject(record, 'a webhook posts to its own channel: leave channel out, or use slack()')]
-      const thread = record.thread && { thread_ts: record.thread }
-      const json = { ...layout(record, log), ...thread, ...literally, ...folded }
-      const reply = await http(config.webhook, { method: 'POST', json }).catch((error) => {
-        if (!noWebhook.test(error.detail)) throw error
-        throw new FatalError(`${error.message}; make a new webhook`)
-      })
-      if ((await reply.text()).trim() !== 'ok') throw webPage(reply)
-      return []
-    },
-  })(given)
-}
-
-/** https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors */
-const noWebhook = /^(invalid_token|no_service|no_service_id|no_active_hooks|no_team|team_disabled)$/
-
 // ---- content -------------------------------------------------------------------------------------------------------
 
-/** Words such as @channel stay words. */
-const literally = { link_names: false, parse: 'none' } as const
-/** What links lead to is not shown. */
-const folded = { unfurl_links: false, unfurl_media: false }
-
 function content(record: Content, { log, sync }: Context<Config>, mark: string) {
-  const note = { row: hashOf(sync, mark), value: contentOf(record) }
-  return { ...layout(record, log), ...literally, metadata: { event_type: noteType, event_payload: note } }
+  return { ...layout(record, log), ...literally, metadata: metadataOf(record, sync, mark) }
 }
 
 function warn({ response_metadata }: WebAPICallResult, { log }: Asking): void {
   const { warnings = [] } = response_metadata ?? {}
   if (warnings.includes('message_truncated')) log.warn(`${me}: Slack has cut a message that is too long for it`)
-}
-
-// ---- marks ---------------------------------------------------------------------------------------------------------
-
-const noteType = 'spillway_row'
-/** How far back a message of an earlier process is looked for. */
-const lookBack = 30 * 24 * 3_600_000
-/** Slack's clock tells when a message was posted, ours when it was sent. */
-const clockSkew = 600_000
-
-/** The message of a receipt, if it is still there. */
-async function look(id: string, context: Asking): Promise<Found | undefined> {
-  const place = placeOf(id)
-  // of an answer in a thread, this gives the answer
-  const one = { ...place, limit: 1, inclusive: true, include_all_metadata: true }
-  const page = await read(context, (api) => api.conversations.replies(one))
-  const found: Listed | undefined = page?.messages?.find(({ ts }) => ts === place.ts)
-  return found && { id, value: noteOf(found)?.['value'] }
-}
-
-function hashOf(...parts: readonly unknown[]): string {
-  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32)
-}
-
-function contentOf({ text, blocks }: Content): string {
-  return hashOf(text, blocks ?? null)
-}
-
-function noteOf(message: { readonly metadata?: object }): { readonly [name: string]: unknown } | undefined {
-  const { event_type, event_payload } = (message.metadata ?? {}) as { event_type?: unknown; event_payload?: object }
-  return event_type === noteType ? { ...event_payload } : undefined
-}
-
-function placeOf(id: string): { channel: string; ts: string } {
-  const [channel = '', ts = ''] = id.split(':')
-  return { channel, ts }
 }
 
 function isSpecial({ blocks, channel, thread }: Message): boolean {

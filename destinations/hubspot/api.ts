@@ -46,12 +46,6 @@ export interface Property {
   readonly modificationMetadata?: { readonly readOnlyValue?: boolean }
 }
 
-export interface Link {
-  readonly type: string
-  readonly to: { readonly id: string }
-  readonly types: readonly object[]
-}
-
 export interface Pair {
   readonly fromObjectId: string
   readonly toObjectId: string
@@ -72,7 +66,7 @@ export interface Reply<T = Found> {
   readonly errors?: readonly Problem[]
 }
 
-type Asking = Pick<ListContext<Access>, 'config' | 'http'>
+export type Asking = Pick<ListContext<Access>, 'config' | 'http'>
 
 function addressOf(path: string, { endpoint }: Access): string {
   return `${endpoint.replace(/\/$/, '')}/crm/${path}`

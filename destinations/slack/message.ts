@@ -150,6 +150,11 @@ export function layout({ text, blocks }: Content, log: Log): { text: string; blo
   return { text: pieces(text, advisedText)[0]!, blocks: pieces(whole, maxSection).map(section) }
 }
 
+/** Words such as @channel stay words. */
+export const literally = { link_names: false, parse: 'none' } as const
+/** What links lead to is not shown. */
+export const folded = { unfurl_links: false, unfurl_media: false }
+
 /** A text in pieces of at most so many characters: between lines or words, and never within a link, an entity or a character. */
 function pieces(text: string, limit: number): string[] {
   const found: string[] = []
