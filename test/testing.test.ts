@@ -168,7 +168,7 @@ const breaks: [what: string, rule: string, change: Change, standIn?: Change][] =
     date,
     [
       importing('RetryableError'),
-      ...failing('throw error.status === 429 && error.retryAfter !== 1000 ? new RetryableError("busy") : error'),
+      ...failing('throw error.status === 429 && error.retryAfter !== 2000 ? new RetryableError("busy") : error'),
     ],
   ],
   ['swallows a 500', of500, failing('if (error.status !== 500) throw error')],

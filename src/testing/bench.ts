@@ -106,7 +106,11 @@ export class Bench {
     if (this.place.seed) return void (await this.place.seed(records))
     const name = this.byReceipt && this.operation === 'upsert' ? this.#newName() : undefined
     const operation = this.definition.handlers.insert && name === undefined ? 'insert' : 'upsert'
-    this.#succeeded(await this.send(records, { operation, name }), 'the records that the rule begins with are there')
+    const policy = { batchSize: this.definition.policy.batchSize }
+    this.#succeeded(
+      await this.send(records, { operation, name, policy }),
+      'the records that the rule begins with are there',
+    )
     return name
   }
 

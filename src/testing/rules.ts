@@ -332,7 +332,7 @@ export const laws: readonly Law[] = [
           when: (request) => bench.writes(request),
           // read when the request is refused: a date that had passed by then would prove nothing
           get retryAfter() {
-            if (form === 'seconds') return 1
+            if (form === 'seconds') return 2 // longer than a wait by default
             date ??= new Date(Math.ceil((Date.now() + 600) / 1000) * 1000)
             return date
           },
@@ -341,7 +341,7 @@ export const laws: readonly Law[] = [
         const ended = await bench.send(rows, { name, policy: { concurrency: 1 } })
         const look =
           'whether the headers of a refusal reach Spillway: throw a RetryableError with after, or an HttpError'
-        const until = date?.getTime() ?? times[0]! + 1000
+        const until = date?.getTime() ?? times[0]! + 2000
         if (times[1] !== undefined && times[1] < until - 20) {
           bench.fails({
             expected: `no other write for ${until - times[0]!} ms`,
@@ -393,11 +393,11 @@ export const laws: readonly Law[] = [
     lacks: noFaults,
     async check(bench) {
       const { rows, name } = await bench.ready(1)
-      bench.fail({ kind: 'delay', delay: '5s', times: forever })
-      const ended = await bench.send(rows, { name, policy: { timeout: '200ms', retryFor: '1s' } })
+      bench.fail({ kind: 'delay', delay: '8s', times: forever })
+      const ended = await bench.send(rows, { name, policy: { timeout: '200ms', retryFor: '3s' } })
       if (!/after its signal had aborted/.test(ended.error?.message ?? '')) return
       bench.fails({
-        expected: 'a call that ends within a second after its signal has aborted',
+        expected: 'a call that ends within three seconds after its signal has aborted',
         seen: bench.told(ended),
         look: 'whether context.signal reaches every request and every wait',
       })

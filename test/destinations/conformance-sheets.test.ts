@@ -7,7 +7,9 @@ await conforms('google-sheets', {
     const box = await sandbox()
     const { id } = box.sheets.create({ tabs: { People: [] } })
     return {
-      to: googleSheets({ spreadsheet: id, tab: 'People', endpoint: box.url, token: box.sheets.token }),
+      to: googleSheets({ spreadsheet: id, tab: 'People', endpoint: box.url, token: box.sheets.token }).with({
+        batchSize: 100,
+      }),
       record: (n, version) => ({ id: n, name: `The name of ${n} in ${version}`, score: version }),
       read() {
         const [header = [], ...rows] = box.sheets.rows(id, 'People')

@@ -130,19 +130,18 @@ await conforms('console', {
 /** What is there after all that was printed. */
 function carriedOut(text: string): AnyRow[] {
   const there: AnyRow[] = []
-  let anew: AnyRow[] = []
+  const anew: AnyRow[] = []
   let operation = ''
-  for (const line of text.split('\n')) {
-    operation = /: (\w+) .+$/.exec(line.startsWith(' ') ? '' : line)?.[1] ?? operation
-    if (operation === 'replaced') {
-      there.splice(0, there.length, ...anew)
-      anew = []
+  for (const line of text.split('\n').filter(Boolean)) {
+    if (!line.startsWith(' ')) {
+      operation = /: (\w+) /.exec(line)![1]!
+      if (operation === 'replaced') there.splice(0, there.length, ...anew.splice(0))
+      continue
     }
-    if (!line.startsWith(' ')) continue
     const row: AnyRow = { ...runInNewContext(`(${line})`) }
     const at = there.findIndex(({ id }) => id === row['id'])
     if (operation === 'replace') anew.push(row)
-    else if (operation === 'delete') there.splice(at, 1)
+    else if (operation === 'delete') there.splice(at < 0 ? there.length : at, 1)
     else if (operation === 'insert' || at < 0) there.push(row)
     else there[at] = { ...there[at], ...row }
   }
