@@ -394,6 +394,8 @@ export const laws: readonly Law[] = [
     lacks: noFaults,
     async check(bench) {
       const { rows, name } = await bench.ready(1)
+      // an SDK that a handler loads at its first call takes longer than what is measured here
+      if (bench.definition.handlers.insert) await bench.seed(bench.records(1, 2))
       bench.fail({ kind: 'delay', delay: '8s', times: forever })
       const ended = await bench.send(rows, { name, policy: { timeout: '200ms', retryFor: '3s' } })
       if (!/after its signal had aborted/.test(ended.error?.message ?? '')) return
