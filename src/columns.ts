@@ -43,8 +43,8 @@ interface ColumnsOptions {
   readonly needed: readonly string[]
   /** The read shows the whole source: a column that no row has is gone. */
   readonly complete: boolean
-  /** What `freeze` does about rows that do not fit: end the read at the first, or when all were seen; or merely tell. */
-  readonly stops: 'at-row' | 'at-end' | 'never'
+  /** What `freeze` does about rows that do not fit: end the read at the first, before the rows that came with it, or when all were seen; or merely tell. */
+  readonly stops: 'at-row' | 'at-batch' | 'at-end' | 'never'
 }
 
 type Types = ReadonlyMap<string, readonly Kind[]>
@@ -196,8 +196,8 @@ export class Columns {
     for (let index = 0; index < rows.length; index++) {
       const row = rows[index]!
       const misfits = this.#inspect(row)
-      if (misfits && contract === 'freeze' && stops === 'at-row') {
-        if (index > 0) yield rows.slice(0, index)
+      if (misfits && contract === 'freeze' && (stops === 'at-row' || stops === 'at-batch')) {
+        if (index > 0 && stops === 'at-row') yield rows.slice(0, index)
         throw this.#misfit(row, misfits[0]!)
       }
       this.#rows++

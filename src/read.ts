@@ -7,7 +7,7 @@ import type { Log } from './log.js'
 import { onAbort } from './pace.js'
 import { type Bulk, type Reading, type SourceDefinition, sourceHttp } from './source.js'
 import { type Keyed, PrefixDigest, StageReader, StageWriter } from './stage.js'
-import type { ReadRow, StoredLetter, SyncState } from './state/state.js'
+import type { CursorStep, ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow, Column } from './values.js'
 import { messageOf } from './verdict.js'
 
@@ -45,6 +45,8 @@ export class Reader {
   #whole = false
   #over = false
   #question: string | undefined
+  /** Behind what the source gave last, where it has places of its own. */
+  #place: string | undefined
   /** Takes what matters of a source that was read at once. */
   #kept: StageWriter | undefined
   #waiting: (() => void)[] = []
@@ -86,22 +88,28 @@ export class Reader {
         return
       }
       const cursor = follow && (await this.#openCursor(follow))
-      const everything = columns.admitted(untilAborted(source.read(this.#reading(cursor?.since)), stop))
+      const since = source.inbox ? this.#options.earlier.cursor : cursor?.since
+      const everything = columns.admitted(untilAborted(source.read(this.#reading(since)), stop))
       const rows = broken ? await this.#skip(broken, everything) : everything
       if (!rows) return
       if (broken) await state.resumeRead(broken)
-      const read = broken ?? (await state.beginRead(source.repeatable && !follow))
+      const read = broken ?? (await state.beginRead(source.repeatable && !follow && !source.inbox))
       writer = new StageWriter(state, read, name, () => this.#grew(), this.#keyed)
       const open = writer
       // rows of a slow source become durable, and can be delivered, without waiting for a full group
       timer = setInterval(() => open.flush().catch(() => {}), patience) // the next add, or end, meets the error
+      let step: CursorStep | undefined
       for await (const batch of rows) {
         const fresh = cursor ? cursor.take(batch) : batch
-        await writer.add(fresh, cursor && source.ordered ? cursor.step() : undefined)
+        step = source.inbox ? placeStep(this.#place) : source.ordered ? cursor?.step() : undefined
+        await writer.add(fresh, step)
       }
       const whole = !stop.aborted
       if (whole) columns.end()
-      await writer.end(whole ? 'sealed' : 'broken', whole || source.ordered ? cursor?.step() : undefined)
+      // the place behind rows that were told of and did not come does not count
+      if (source.inbox) step = whole ? placeStep(this.#place) : step
+      else step = whole || source.ordered ? cursor?.step() : undefined
+      await writer.end(whole ? 'sealed' : 'broken', step)
       this.#whole = whole
     } catch (error) {
       // the first error counts; a read that could not be ended counts as broken off when the next run starts
@@ -174,7 +182,17 @@ export class Reader {
   #reading(since: Reading['since']): Reading {
     const { source, cursor, stop: signal, log } = this.#options
     const http = sourceHttp(source, signal)
-    return { since, cursor: cursor?.column, signal, http, log, describe: (columns) => this.#describe(columns) }
+    return {
+      since,
+      cursor: cursor?.column,
+      signal,
+      http,
+      log,
+      describe: (columns) => this.#describe(columns),
+      reaches: (place) => {
+        this.#place = place
+      },
+    }
   }
 
   #brokenOff(error: unknown, next: string): unknown {
@@ -269,6 +287,11 @@ export class Reader {
 /** Whether a read to the end followed. */
 export function sealedAfter({ reads }: SyncState, { id }: ReadRow): boolean {
   return reads.some((read) => read.id > id && read.state === 'sealed')
+}
+
+/** A place as a cursor: nothing before it comes again. */
+function placeStep(place: string | undefined): CursorStep | undefined {
+  return place === undefined ? undefined : { position: place, seen: [], windowStart: place }
 }
 
 async function* preceded<T>(first: readonly T[], rest: AsyncIterable<readonly T[]>): AsyncGenerator<readonly T[]> {

@@ -10,7 +10,7 @@ import type { CursorOptions } from './cursor.js'
 import { Delivery } from './deliver.js'
 import type { Definition } from './destination.js'
 import { type Duckdb, openDuckdb } from './duckdb.js'
-import type { Ceiling } from './duration.js'
+import type { Ceiling, Duration } from './duration.js'
 import { ConfigError, GuardError } from './errors.js'
 import { bulk, type Incoming, staged } from './incoming.js'
 import { planItems, stageItems } from './items.js'
@@ -30,6 +30,8 @@ import { messageOf } from './verdict.js'
 export interface SyncDefinition {
   readonly name: string
   readonly source: SourceDefinition
+  /** How often it runs when it is started. */
+  readonly every: Duration | undefined
   readonly destination: Definition
   readonly mode: 'append' | 'insert' | 'update' | 'upsert' | 'mirror' | 'replace'
   /** What is done with rows. */
@@ -160,8 +162,8 @@ export async function runSync(
 }
 
 /** Whether a redrive sends the stored rows: where the source shows all of its rows, those that it has now are sent instead. */
-function sendsStored({ mode, source, cursor }: SyncDefinition): boolean {
-  return mode === 'append' || cursor !== undefined || !source.repeatable
+function sendsStored(definition: SyncDefinition): boolean {
+  return definition.mode === 'append' || goesOn(definition) || !definition.source.repeatable
 }
 
 async function lettersOf(letters: AsyncIterable<StoredLetter>, wanted: Where): Promise<StoredLetter[]> {
@@ -334,7 +336,8 @@ class Running {
 
   async #append(letters: readonly StoredLetter[] | undefined): Promise<void> {
     const state = this.#state
-    const { cursor, name, log } = this.#definition
+    const { name, log } = this.#definition
+    const followed = goesOn(this.#definition)
     const items = stageItems(state)
     try {
       const open = this.#before.pending + this.#before.unknown
@@ -353,7 +356,7 @@ class Running {
       }
       if (this.#over()) return
       const last = state.reads.at(-1)
-      if (!letters && !cursor && last?.state === 'sealed') {
+      if (!letters && !followed && last?.state === 'sealed') {
         // its run has not told that it ended: reading again would send every row a second time. But rows that are merely held
         // do not keep the sync from going on
         const { unknown } = state.tally(this.#oldest, this.#freshFrom)
@@ -364,7 +367,7 @@ class Running {
           return
         }
       }
-      const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(cursor ? undefined : last)
+      const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(followed ? undefined : last)
       const delivering = this.#delivery.deliver({
         items,
         operation: 'insert',
@@ -705,9 +708,14 @@ export async function configOf({
   return schema && resolveConfig({ name, schema, given, folder })
 }
 
+/** Whether each read begins where the one before ended. */
+function goesOn({ source, cursor }: SyncDefinition): boolean {
+  return cursor !== undefined || source.inbox !== undefined
+}
+
 /** Whether a read shows the whole source. */
-export function showsAll({ source, cursor }: SyncDefinition): boolean {
-  return source.repeatable && !cursor
+export function showsAll(definition: SyncDefinition): boolean {
+  return definition.source.repeatable && !goesOn(definition)
 }
 
 /** What the source's columns are held against. `previews`: what does not fit is told, and nothing is stopped. */
@@ -716,11 +724,11 @@ export function columnsOf(
   { columns: known }: SyncState,
   { previews = false }: { readonly previews?: boolean } = {},
 ): Columns {
-  const { name, mode, key = [], cursor, schemaContract: contract } = definition
+  const { name, mode, key = [], cursor, source, schemaContract: contract } = definition
   const complete = showsAll(definition)
   const needed = cursor ? [...key, cursor.column] : key
   // what is sent, or kept for good, before the read has ended must fit row by row
-  const stops = previews ? 'never' : complete && mode !== 'append' ? 'at-end' : 'at-row'
+  const stops = previews ? 'never' : complete && mode !== 'append' ? 'at-end' : source.inbox ? 'at-batch' : 'at-row'
   return new Columns({ name, contract, known, needed, complete, stops })
 }
 

@@ -22,6 +22,8 @@ export interface Reading extends Read {
   readonly cursor: string | undefined
   /** Tells the columns and their types, once they are known. */
   describe(columns: readonly Column[]): void
+  /** Tells the place behind the rows that are yielded next, where the source has an {@link Inbox}: the next read's `since`. */
+  reaches(place: string): void
 }
 
 type Rows<E> = Iterable<E> | AsyncIterable<E>
@@ -51,6 +53,16 @@ export interface SourceDefinition {
   readonly pass?: (() => void) | undefined
   /** Yields whenever there may be something to read, until the signal: once when it has begun to listen, then at each arrival. */
   readonly arrivals?: ((signal: AbortSignal) => AsyncIterable<void>) | undefined
+  /** Where it keeps its rows itself until each sync has read them: every read begins at the place that the one before reached. */
+  readonly inbox?: Inbox | undefined
+}
+
+/** What keeps rows that cannot be asked for twice. */
+export interface Inbox {
+  /** Which kind of thing, and its name: `webhook signups`. */
+  readonly where: string
+  /** Keeps rows for this sync too from now on. @throws ConfigError when the sync's state is in another folder. */
+  join(sync: string, folder: string): void
 }
 
 /** What a source is given to read everything at once. */
@@ -138,9 +150,10 @@ export function createSource<R extends object>(options: {
   read(reading: Reading): AsyncIterable<readonly R[]>
   bulk?: SourceDefinition['bulk']
   arrivals?: SourceDefinition['arrivals']
+  inbox?: Inbox
 }): Source<R> {
-  const { name, ordered = false, read, bulk, arrivals } = options
-  return make({ name, ordered, repeatable: true, read, bulk, arrivals }) as unknown as Source<R>
+  const { name, ordered = false, read, bulk, arrivals, inbox } = options
+  return make({ name, ordered, repeatable: true, read, bulk, arrivals, inbox }) as unknown as Source<R>
 }
 
 /** How to read anything that may stand as `from`; a {@link ConfigError} naming `where` when it cannot be read. */
@@ -282,8 +295,13 @@ function make(base: SourceDefinition): Source<AnyRow> {
           }
         },
       }),
-    limit: (count) =>
-      make({
+    limit(count) {
+      if (base.inbox) {
+        throw new ConfigError(
+          `${base.inbox.where}: limit() would have to throw the other events away, or read them as if they were new; use filter()`,
+        )
+      }
+      return make({
         ...asObjects,
         async *read(reading) {
           let left = count
@@ -294,11 +312,12 @@ function make(base: SourceDefinition): Source<AnyRow> {
             if (left <= 0) return
           }
         },
-      }),
+      })
+    },
     enrich: (add, options = {}) =>
       make({
         ...asObjects,
-        read: (reading) => enriched(base.read({ ...reading, describe: () => {} }), add as never, reading, options),
+        read: (reading) => enriched(base, add as never, reading, options),
       }) as never,
     async *[Symbol.asyncIterator]() {
       for await (const rows of base.read(standalone(base.name))) yield* rows
@@ -307,32 +326,59 @@ function make(base: SourceDefinition): Source<AnyRow> {
 }
 
 async function* enriched(
-  source: AsyncIterable<readonly object[]>,
+  base: SourceDefinition,
   add: (rows: object[], read: Read) => MaybePromise<object[]>,
-  read: Read,
+  reading: Reading,
   { batchSize = 100, concurrency = 1 }: { batchSize?: number; concurrency?: number },
 ): AsyncGenerator<readonly object[]> {
-  const under: Promise<readonly object[]>[] = []
+  const under: { readonly call: Promise<readonly object[]>; readonly rows: number }[] = []
   const begin = (rows: object[]): void => {
-    const call = Promise.resolve(add(rows, read))
+    const call = Promise.resolve(add(rows, reading))
     call.catch(() => {}) // seen when its turn comes; until then it must not count as unhandled
-    under.push(call)
+    under.push({ call, rows: rows.length })
+  }
+  // where there are places, the rows before one are handed on together: those of half a page would be read again with the rest
+  const places: { readonly place: string; readonly behind: number }[] = []
+  let taken = 0
+  let told: string | undefined
+  let done = 0
+  let held: readonly object[] = []
+  const next = async (): Promise<readonly object[]> => {
+    const { call, rows } = under.shift()!
+    held = [...held, ...(await call)]
+    done += rows
+    const [first] = places
+    if (first && done < first.behind) return []
+    if (first) reading.reaches(places.shift()!.place)
+    const all = held
+    held = []
+    return all
+  }
+  const reaches = (place: string): void => {
+    told = place
   }
   let waiting: object[] = []
-  for await (const rows of source) {
+  for await (const rows of base.read({ ...reading, describe: () => {}, reaches })) {
+    taken += rows.length
+    if (told !== undefined) places.push({ place: told, behind: taken })
     for (const row of rows) {
       waiting.push(row)
       if (waiting.length < batchSize) continue
-      if (under.length >= concurrency) yield await under.shift()!
+      if (under.length >= concurrency) yield await next()
       begin(waiting)
       waiting = []
     }
+    if (told === undefined || waiting.length === 0) continue
+    if (under.length >= concurrency) yield await next()
+    begin(waiting)
+    waiting = []
   }
   if (waiting.length > 0) {
-    if (under.length >= concurrency) yield await under.shift()!
+    if (under.length >= concurrency) yield await next()
     begin(waiting)
   }
-  for (const call of under) yield await call
+  while (under.length > 0) yield await next()
+  if (told !== undefined) reading.reaches(told)
 }
 
 /** What a source is given when a person iterates it directly, outside a sync. */
@@ -344,5 +390,6 @@ function standalone(name: string): Reading {
     log: console,
     cursor: undefined,
     describe() {},
+    reaches() {},
   }
 }

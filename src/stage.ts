@@ -82,6 +82,8 @@ export class StageWriter {
   #rows = 0
   #longest = 0
   #step: CursorStep | undefined
+  /** Where the cursor stands after the rows in frames. */
+  #framedStep: CursorStep | undefined
   #letters: number[] = []
   /** Rows encoded so far, in this read and before it broke off. */
   #total: number
@@ -129,6 +131,8 @@ export class StageWriter {
     this.#encode()
     // until no other has begun one meanwhile
     for (let writing: unknown; writing !== this.#writing; await writing) writing = this.#writing
+    // rows that came meanwhile: the step and the letters stand for them too
+    this.#encode()
     if (this.#bytes === 0) return
     const group = {
       frames: this.#frames.subarray(0, this.#bytes),
@@ -142,6 +146,7 @@ export class StageWriter {
     this.#rows = 0
     this.#longest = 0
     this.#step = undefined
+    this.#framedStep = undefined
     this.#letters = []
     this.#writing = this.#write(group)
     this.#writing.catch(() => {}) // the next flush, or end(), meets it
@@ -163,11 +168,25 @@ export class StageWriter {
   #encode(): void {
     const rows = this.#loose
     this.#loose = []
-    for (let start = 0; start < rows.length; ) {
-      const end = Math.min(rows.length, start + this.#frameRows)
-      this.#encodeFrame(rows.slice(start, end))
-      start = end
+    const before = { bytes: this.#bytes, rows: this.#rows, next: this.#next, total: this.#total }
+    try {
+      for (let start = 0; start < rows.length; ) {
+        const end = Math.min(rows.length, start + this.#frameRows)
+        this.#encodeFrame(rows.slice(start, end))
+        start = end
+      }
+    } catch (error) {
+      // the cursor must not pass a row that is not kept: it stays where it was, and so do the rows behind it
+      if (this.#step !== this.#framedStep) {
+        this.#bytes = before.bytes
+        this.#rows = before.rows
+        this.#next = before.next
+        this.#total = before.total
+        this.#step = this.#framedStep
+      }
+      throw error
     }
+    this.#framedStep = this.#step
   }
 
   #encodeFrame(rows: readonly (object | string)[]): void {

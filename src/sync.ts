@@ -10,6 +10,7 @@ import type { Log } from './log.js'
 import { type Plan, preview } from './preview.js'
 import { type Run, type RunOptions, runSync, type SyncDefinition } from './run.js'
 import { type Readable, type RowOf, type SourceDefinition, sourceOf } from './source.js'
+import { type StartOptions, start } from './start.js'
 import { openEmbedded } from './state/embedded.js'
 import type { Position, StoredLetter } from './state/state.js'
 import { type AnyRow, describe } from './values.js'
@@ -99,6 +100,11 @@ type SyncOptions<R, M> = {
    * @default 'evolve'
    */
   schemaContract?: SchemaContract | undefined
+  /**
+   * How often `start()` runs the sync, the first time at once. A source that tells when it has something, such as a webhook, needs
+   * none; with both, whichever comes first.
+   */
+  every?: Duration | undefined
   /** The folder of the state. @default '.spillway' */
   state?: string | Secret | undefined
   /** Where messages go. @default the console, without `debug` */
@@ -150,6 +156,21 @@ export interface Sync<Row = any, I = any> {
    * {@link ConfigError} before anything is sent, a {@link SourceError}, a {@link FatalError}, {@link AlreadyRunningError}.
    */
   run(options?: RunOptions): Promise<Run>
+  /**
+   * Runs now, and again whenever the source has something (a webhook) or `every` has passed, until the signal; then it lets the run
+   * under way come to a batch boundary, and resolves. A run that fails is logged and tried again, later each time; only a
+   * {@link ConfigError} ends it.
+   *
+   * @throws ConfigError when nothing says when to run.
+   *
+   * @example
+   * ```ts
+   * const stop = new AbortController()
+   * process.once('SIGTERM', () => stop.abort())
+   * await contacts.start({ every: '15min', signal: stop.signal })
+   * ```
+   */
+  start(options?: StartOptions): Promise<void>
   /**
    * What a run would do now: it reads the source and compares, sends nothing and changes no state. Whatever was left open by
    * an earlier run is compared as it would be then.
@@ -232,6 +253,7 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
     [parts]: { from: options.from, definition },
     run: ({ [readAs]: source = definition.source, ...runOptions }: RunOptions & ReadAs = {}) =>
       runSync({ ...definition, source }, runOptions),
+    start: (startOptions = {}) => start(definition, startOptions),
     plan: async ({ signal = new AbortController().signal } = {}) => (await preview(definition, signal)) as Plan<I>,
     redrive: ({ where = () => true, ...runOptions } = {}) =>
       runSync(definition, runOptions, { redrive: (stored) => where(asLetter(stored)) }),
@@ -308,6 +330,10 @@ export interface Parts {
   readonly [parts]: { readonly from: unknown; readonly definition: SyncDefinition }
 }
 
+export function definitionOfSync(made: Sync): SyncDefinition {
+  return (made as Sync & Parts)[parts].definition
+}
+
 /** How its run is to read, instead of reading for itself. */
 export interface ReadAs {
   readonly [readAs]?: SourceDefinition | undefined
@@ -329,6 +355,7 @@ const options: readonly string[] = [
   'deleteCeiling',
   'maxRejected',
   'schemaContract',
+  'every',
   'state',
   'log',
 ]
@@ -368,11 +395,16 @@ function define(given: RawOptions): SyncDefinition {
   if (mode !== 'append' && mode !== 'replace' && !key)
     throw wrong(`mode ${mode} needs key: name the column, or columns, that identify a row`)
   const cursor = cursorOf(given['cursor'], wrong)
-  if ((mode === 'mirror' || mode === 'replace') && (cursor || !source.repeatable)) {
+  if (cursor && source.inbox) {
+    throw wrong(`${source.inbox.where} keeps the place of each sync that reads it: leave cursor out`)
+  }
+  if ((mode === 'mirror' || mode === 'replace') && (cursor || !source.repeatable || source.inbox)) {
     throw wrong(
       `mode ${mode} takes away what the source does not show, so it must show everything: ${cursor ? 'leave cursor out' : 'give a source that can be read again, such as an array, a query, or a function'}`,
     )
   }
+  const every = given['every'] as Duration | undefined
+  if (every !== undefined) milliseconds(every, `${name}: every`)
   const map = given['map']
   if (map !== undefined && typeof map !== 'function')
     throw wrong(`map is ${describe(map)}; it must be a function from a row to a record`)
@@ -386,9 +418,11 @@ function define(given: RawOptions): SyncDefinition {
   if (typeof state !== 'string' || /^\w+:\/\//.test(state)) {
     throw wrong(`state must be the path of a folder; a state in a database is not supported by this version`)
   }
+  source.inbox?.join(name, state)
   return {
     name,
     source,
+    every,
     destination,
     mode: mode as SyncDefinition['mode'],
     operation,

@@ -10,6 +10,7 @@ const reading = (change: Partial<Reading> = {}): Reading => ({
   log: console,
   cursor: undefined,
   describe() {},
+  reaches() {},
   ...change,
 })
 

@@ -10,6 +10,7 @@ import { planCommand } from './plan.js'
 import { resetCommand } from './reset.js'
 import { adoptCommand, redriveCommand, runCommand } from './run.js'
 import { sandboxCommand } from './sandbox.js'
+import { serveCommand } from './serve.js'
 import { statusCommand } from './status.js'
 import { verifyCommand } from './verify.js'
 
@@ -31,6 +32,7 @@ const program = new Command('spillway')
   })
 for (const command of [
   runCommand(),
+  serveCommand(),
   planCommand(),
   verifyCommand(),
   adoptCommand(),

@@ -94,7 +94,8 @@ Ctrl-C ends it.
 `
 }
 
-function port(text: string): number {
+/** A port as an option. */
+export function port(text: string): number {
   const number = whole(text)
   if (number > 65_535) throw new InvalidArgumentError('It must be a port, at most 65535; 0 takes a free one.')
   return number

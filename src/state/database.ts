@@ -48,6 +48,17 @@ const migrations = [
   create index dead_letter_open on dead_letter (sync, key) where state = 'open';
   `,
   'alter table batch add column remembered text',
+  `
+  create table hook (id integer primary key, name text not null unique, bytes integer not null default 0);
+  create table hook_reader (hook integer not null, sync text not null, primary key (hook, sync)) without rowid;
+  create table event (
+    id integer primary key autoincrement, hook integer not null, delivery text, type text, at integer not null, bytes integer not null,
+    row text not null
+  );
+  create index event_of_hook on event (hook, id);
+  create table delivery (n integer primary key autoincrement, hook integer not null, id text not null, until integer not null);
+  create unique index delivery_of_hook on delivery (hook, id);
+  `,
 ]
 
 const networkFileSystems: ReadonlyMap<number, string> = new Map([
@@ -132,9 +143,9 @@ export class Database {
     return this.#guarded(() => this.#sqlite.prepare(sql).iterate(...values) as IterableIterator<Row>)
   }
 
-  /** For use inside {@link commit}. */
-  run(sql: string, ...values: unknown[]): void {
-    this.#prepare(sql).run(...values)
+  /** For use inside {@link commit}. Answers how many rows it changed. */
+  run(sql: string, ...values: unknown[]): number {
+    return this.#prepare(sql).run(...values).changes
   }
 
   /**

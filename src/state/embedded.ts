@@ -35,9 +35,10 @@ export async function openEmbedded(folder: string): Promise<State> {
 // Syncs that run side by side in one process share the connection, and so their commits.
 const shared = new Map<string, { database: Promise<Database>; users: number }>()
 
-type Shared = { readonly folder: string; readonly database: Database; release(): Promise<void> }
+/** The one connection to a folder's database that everybody in this process has, until the last one gives it back. */
+export type Shared = { readonly folder: string; readonly database: Database; release(): Promise<void> }
 
-async function share(folder: string): Promise<Shared> {
+export async function share(folder: string): Promise<Shared> {
   const entry = shared.get(folder) ?? { database: Database.open(folder), users: 0 }
   shared.set(folder, entry)
   entry.users++
@@ -152,6 +153,8 @@ class EmbeddedState implements State {
           this.#database.run('delete from sync where id = ?', sync.id)
         })
       }
+      // no webhook keeps its events for it any more, until it is run again
+      await this.#database.commit(() => void this.#database.run('delete from hook_reader where sync = ?', name))
       await rm(join(this.#shared.folder, fileName(name)), { recursive: true, force: true })
     } finally {
       held.release()
@@ -848,7 +851,8 @@ function parse(stored: string): Record<string, unknown> {
   return decodeRows(encoded, tagged)[0]!
 }
 
-function parsePosition(stored: string): Position {
+/** A cursor value as the database holds it. */
+export function parsePosition(stored: string): Position {
   return parse(stored)['position'] as Position
 }
 

@@ -21,10 +21,10 @@ export async function folderFor(work) {
   }
 }
 
-/** The same for work that has a folder already. */
+/** The same for work that has a folder already. What the work found itself goes with it. */
 export async function timed(work) {
   const start = performance.now()
-  await work()
+  const found = await work()
   const seconds = (performance.now() - start) / 1000
-  console.log(JSON.stringify({ seconds, peak: process.resourceUsage().maxRSS * 1024 }))
+  console.log(JSON.stringify({ seconds, peak: process.resourceUsage().maxRSS * 1024, ...found }))
 }

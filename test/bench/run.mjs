@@ -30,6 +30,7 @@ const benchmarks = {
   changes: () => changes(quick ? [100_000] : [1_000_000, 3_000_000, 10_000_000, 30_000_000]),
   postgres: () => table(quick ? 100_000 : large ? 10_000_000 : 1_000_000),
   requests: () => requests(),
+  webhook: () => events(quick ? 5_000 : 50_000),
 }
 for (const word of chosen) if (!(word in benchmarks)) throw new Error(`no benchmark is called ${word}`)
 for (const [name, run] of Object.entries(benchmarks)) if (chosen.length === 0 || chosen.includes(name)) await run()
@@ -195,6 +196,18 @@ async function requests() {
     requests: ({ requests }) => count(requests),
     'at most': ({ goal }) => count(goal),
     'least that the API allows': ({ least }) => count(least),
+  })
+}
+
+/** Events that are sent to a webhook, each acknowledged when it is durable. */
+async function events(many) {
+  const found = {}
+  for (let round = 1; round <= rounds; round++) found[`run ${round}`] = await measure('webhook.mjs', many, 100)
+  show(`${count(many)} events of 1 kB to a webhook, over 100 connections`, found, {
+    'events/s': ({ perSecond }) => count(perSecond),
+    'median ms': ({ p50 }) => p50.toFixed(1),
+    'p99 ms': ({ p99 }) => p99.toFixed(1),
+    'receiver, us of CPU each': ({ cost }) => count(cost),
   })
 }
 

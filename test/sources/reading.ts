@@ -9,7 +9,7 @@ import type { AnyRow, Column } from '../../src/values.js'
 function reading(given: Partial<Reading> = {}): Reading {
   const signal = given.signal ?? new AbortController().signal
   const http = createHttp({ actor: 'test', signal, timeout: 1_000 })
-  return { since: undefined, cursor: undefined, signal, http, log: console, describe() {}, ...given }
+  return { since: undefined, cursor: undefined, signal, http, log: console, describe() {}, reaches() {}, ...given }
 }
 
 /** The arrays of rows that a source yields. */
