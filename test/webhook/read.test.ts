@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs'
 import { afterEach, describe, expect, it, onTestFinished } from 'vitest'
 import { ConfigError, destination, type Source, sync } from '../../src/index.js'
 import { webhook } from '../../src/sources/webhook.js'
@@ -143,21 +142,16 @@ describe('a sync that reads a webhook', () => {
     await reader('one').run()
     const other = await hook({ name: 'other', state })
     await other.send({ a: { n: 3 } })
-    const changed = other.reader('one', other.source)
-    const to = destination(10)((batch) => void changed.seen.push(...batch))
-    await sync({ name: 'one', from: other.source, to, state, log: quiet })
-      .run()
-      .catch(() => {})
+    const changed = other.reader('one')
+    await changed.run()
     expect(numbers(changed.seen)).toEqual([3])
   })
 })
 
 describe('a place in the inbox', () => {
   it('does not pass events that are still being enriched', async () => {
-    const { send, source, state, reader } = await hook()
-    await send({ a: { n: 1 } })
-    await send({ b: { n: 2 } })
-    await send({ c: { n: 3 } })
+    const { send, source, reader } = await hook()
+    await send({ a: { n: 1 }, b: { n: 2 }, c: { n: 3 } })
     let fails = true
     const enriched = source.enrich(
       async (rows) => {
@@ -168,12 +162,10 @@ describe('a place in the inbox', () => {
     )
     const one = reader('one', enriched)
     await expect(one.run()).rejects.toThrow('the look-up is down')
-    expect(numbers(one.seen)).toEqual([1, 2])
+    expect(numbers(one.seen)).toEqual([])
     fails = false
     await one.run()
-    expect(existsSync(state)).toBe(true)
-    // all came in one page: its place is passed when all of it is
-    expect(new Set(numbers(one.seen))).toEqual(new Set([1, 2, 3]))
+    expect(numbers(one.seen)).toEqual([1, 2, 3])
   })
 
   it('stays before an event that `freeze` refuses, and before those that came with it', async () => {

@@ -7,11 +7,11 @@ import { request, type Signed } from './signing.js'
 
 /** A webhook with a state of its own. */
 export async function hook(options: Partial<WebhookOptions> & { readonly record?: never } = {}) {
-  const state = await stateFolder()
+  const state = options.state ?? (await stateFolder())
   const lines: string[] = []
   const note = (message: string): void => void lines.push(message)
   const log: Log = { ...quiet, warn: note, error: note }
-  const source: Webhook<AnyRow> = webhook({ name: 'hook', state, log, ...options })
+  const source: Webhook<AnyRow> = webhook({ name: 'hook', log, ...options, state })
   onTestFinished(() => source.close())
   const receive = (signed: Signed): Promise<Response> => source.fetch(request(signed))
   return {
@@ -20,14 +20,12 @@ export async function hook(options: Partial<WebhookOptions> & { readonly record?
     lines,
     receive,
     envelopes: source.envelopes,
-    /** Sends events, each under an id. */
+    /** Sends events one after the other, each under an id. */
     async send(events: Readonly<Record<string, object>>): Promise<void> {
-      await Promise.all(
-        Object.entries(events).map(async ([id, event]) => {
-          const response = await receive({ headers: { 'webhook-id': id }, body: JSON.stringify(event) })
-          if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`)
-        }),
-      )
+      for (const [id, event] of Object.entries(events)) {
+        const response = await receive({ headers: { 'webhook-id': id }, body: JSON.stringify(event) })
+        if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`)
+      }
     },
     /** A sync that keeps what it is given. */
     reader(name: string, from: Source<object> = source): Reading {

@@ -136,7 +136,7 @@ describe('HubSpot', () => {
   })
 })
 
-it.each<[string, Partial<Record<string, string>>, string, string, string]>([
+it.each<[string, Record<string, string>, string, string, string]>([
   ['github', { 'x-github-event': 'issues' }, '{"action":"opened"}', 'issues.opened', 'guid-1'],
   ['github', { 'x-github-event': 'push' }, '{}', 'push', 'guid-1'],
   ['stripe', {}, '{"id":"evt_1","type":"customer.created"}', 'customer.created', 'evt_1'],
