@@ -1,5 +1,6 @@
 // Programs that must compile, against the built package, without an annotation that is not written here.
 
+import type { RequestListener } from 'node:http'
 import type {
   Table as ArrowTable,
   Binary,
@@ -47,6 +48,7 @@ import { duckdb } from 'spillway/sources/duckdb'
 import { documents, mongodb } from 'spillway/sources/mongodb'
 import { postgres } from 'spillway/sources/postgres'
 import { rest, restClient } from 'spillway/sources/rest'
+import { nodeHandler, webhook } from 'spillway/sources/webhook'
 import { z } from 'zod'
 import { type Anomaly, Contact, chat, crm, crmObjects, type Lead, LeadSchema, type Signup, table } from './shared.js'
 
@@ -511,3 +513,49 @@ mongodb({ collection: stored, filter: { a: 1 } }).map((row) => row['anything'])
 mongodb({ url: secret('MONGODB_URL'), db: 'shop', collection: 'orders', pipeline: [], record: LeadSchema }).map(
   ({ email }) => ({ email }),
 )
+
+// webhooks: rows by type or by schema, transforms, envelopes, mounted anywhere
+type Billing =
+  | { type: 'customer.created'; data: { object: { id: string; email: string } } }
+  | { type: 'invoice.paid'; data: { object: { total: number } } }
+const billing = webhook<Billing>({
+  name: 'billing',
+  verify: { scheme: 'stripe', secret: [secret('NEW'), secret('OLD')] },
+})
+billing.on('invoice.paid').filter(({ data }) => data.object.total > 0)
+billing.envelopes.map(({ receivedAt, event }) => ({ at: receivedAt.getTime(), kind: event.type.length }))
+const customers = sync({
+  name: 'customers',
+  from: billing.on('customer.created').map(({ data }) => data.object),
+  map: ({ email }) => ({ email }),
+  to: crm,
+  key: 'id',
+})
+await customers.start({
+  signal: AbortSignal.timeout(1000),
+  every: '15min',
+  onRun: ({ delivered }) => console.log(delivered),
+})
+sync({
+  name: 'paid',
+  from: billing.on('invoice.paid'),
+  to: destination(10)((rows) => console.log(rows.length)),
+})
+sync({
+  name: 'log',
+  from: billing.envelopes,
+  to: destination(10)((rows) => console.log(rows.length)),
+  key: 'id',
+})
+const forms = webhook({
+  name: 'forms',
+  record: Contact,
+  verify: { scheme: 'hmac', secret: secret('HOOK'), header: 'x-signature' },
+  flush: { rows: 10, after: '1s' },
+})
+sync({ name: 'forms', from: forms, to: crm, key: 'email', every: '1h' })
+const answer: Promise<Response> = forms.fetch(new Request('http://localhost'))
+await answer
+const handler: RequestListener = nodeHandler(forms)
+nodeHandler(billing)
+handler satisfies RequestListener

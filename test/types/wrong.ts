@@ -9,6 +9,7 @@ import { mysql } from 'spillway/sources/mysql'
 import { postgres } from 'spillway/sources/postgres'
 import { rest } from 'spillway/sources/rest'
 import { sqlite } from 'spillway/sources/sqlite'
+import { webhook } from 'spillway/sources/webhook'
 import { z } from 'zod'
 import { Contact, chat, crm, crmObjects, type Lead } from './shared.js'
 
@@ -428,3 +429,24 @@ dataframe({ id: 1 })
 mongodb({ url: 'mongodb://x', db: 'shop', collection: 'orders', pipeline: [], filter: {} })
 // @ts-expect-error `db` is missing
 mongodb({ url: 'mongodb://x', collection: 'orders' })
+
+// ---- webhooks
+
+const hook = webhook<{ id: number; type: 'made' }>({ name: 'hook' })
+webhook({
+  name: 'hook',
+  // @ts-expect-error no such scheme
+  verify: {
+    scheme: 'strype',
+    secret: 'x',
+  },
+})
+sync({
+  name: 'h',
+  from: hook.on('made'),
+  to: print,
+  // @ts-expect-error no such column
+  key: 'mail',
+})
+// @ts-expect-error no such unit
+people.start({ every: '5m' })
