@@ -1,5 +1,7 @@
 import { expect, it } from 'vitest'
 import { destination, reject, retry, sync } from '../src/index.js'
+import { StageWriter } from '../src/stage.js'
+import type { CursorStep, ReadRow, SegmentRow, SyncState } from '../src/state/state.js'
 import { quiet } from './support/quiet.js'
 import { stateFolder } from './support/state-folder.js'
 
@@ -30,4 +32,39 @@ it('rows that a handler changed are tried again, and kept as dead letters, as th
   }
   expect(refused).toHaveLength(1_000)
   expect(refused).toEqual(expect.arrayContaining(rows.filter(({ id }) => id % 5 === 0)))
+})
+
+it('the cursor never moves past a row that is not staged in the same commit', async () => {
+  const commits: [rows: number, position: unknown][] = []
+  let goOn = (): void => {}
+  const slow = new Promise<void>((resolve) => {
+    goOn = resolve
+  })
+  const segment: SegmentRow = { id: 1, read: 1, file: 'stage-1.rows', first: 0, rows: 0, bytes: 0, longest: 0 }
+  const state: Partial<SyncState> = {
+    folder: await stateFolder(),
+    nextOrdinal: 0,
+    beginSegment: async () => segment,
+    async staged({ rows }, step) {
+      commits.push([rows, step?.position])
+      await slow
+    },
+    endRead: async () => {},
+  }
+  const read: ReadRow = { id: 1, state: 'open', complete: false, first: 0, rows: 0 }
+  const writer = new StageWriter(state as SyncState, read, 'test', () => {}, undefined)
+  const add = (n: number): Promise<void> => {
+    const step: CursorStep = { position: n, seen: [], windowStart: n }
+    return writer.add([{ n }], step)
+  }
+  await add(1)
+  await writer.flush()
+  await add(2)
+  const flushed = writer.flush()
+  await add(3) // while the group before is being written
+  goOn()
+  await flushed
+  await writer.end('sealed')
+  expect(commits.length).toBeGreaterThan(1)
+  for (const [rows, position] of commits) expect(position).toBe(rows)
 })

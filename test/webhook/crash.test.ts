@@ -35,7 +35,7 @@ it('every event that was acknowledged is delivered, and once, however often the 
   const sender = async (): Promise<void> => {
     while (running) {
       const n = next++
-      for (let tries = 0; ; tries++) {
+      for (;;) {
         const reply = await post(port, agent, n)
         if (reply === undefined) {
           await new Promise((resolve) => setTimeout(resolve, 5)) // there is nobody, until the next one is up

@@ -183,20 +183,20 @@ describe('a place in the inbox', () => {
     expect(numbers(seen)).toEqual([1, 2, 3])
   })
 
-  it('stays before an event of which a transform makes what cannot be kept', async () => {
-    const { send, source, reader } = await hook()
+  it('stays before an event of which a transform makes what cannot be kept, and before those that came with it', async () => {
+    const { receive, source, reader } = await hook()
     let broken = true
     const one = reader(
       'one',
-      source.map((row) => (broken && row['n'] === 2 ? { ...row, f() {} } : row)),
+      source.map((row) => (broken && row['n'] === 120 ? { ...row, f() {} } : row)),
     )
-    await send({ a: { n: 1 } })
-    await one.run()
-    await send({ b: { n: 2 }, c: { n: 3 } })
+    // more than one frame of the stage, so that some of them can be kept
+    const all = Array.from({ length: 150 }, (_, n) => ({ n }))
+    await receive({ headers: {}, body: JSON.stringify(all) })
     await expect(one.run()).rejects.toThrow('which cannot be kept')
     broken = false
     await one.run()
-    expect(numbers(one.seen)).toEqual([1, 2, 3])
+    expect(numbers(one.seen)).toEqual(numbers(all))
   })
 
   it('of a run that is stopped is where its rows end', async () => {
