@@ -263,6 +263,7 @@ test('a state of before it could be remembered goes on', async () => {
   const database = () => new Sqlite(join(state, 'state.db'))
   await upserts(async () => undefined).run()
   const old = database()
+  old.exec('drop table hook; drop table hook_reader; drop table event; drop table delivery')
   old.exec('alter table batch drop column remembered; pragma user_version = 1')
   old.close()
   expect(

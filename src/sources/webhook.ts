@@ -48,7 +48,7 @@ export interface Webhook<R> extends Events<R> {
 /**
  * Events that others send, as a source. They are durable before they are acknowledged, and kept until every sync that reads them
  * has staged them: each sync has its own place in the inbox, which moves in the commit that makes its rows durable. A delivery that
- * is repeated is acknowledged, and not stored again.
+ * is repeated is acknowledged, and not stored again. The state is on a disk, which must outlive the process that receives.
  *
  * A row is the event's JSON as it came, or what `record` gives out: what does not fit is refused with 422. An array and JSON lines
  * are several events; a form is one, of its fields. `envelopes` tells the id, the type and the time of each.

@@ -55,6 +55,9 @@ export async function share(folder: string): Promise<Shared> {
   }
 }
 
+/** How many runs of each sync are remembered. */
+const runsKept = 1_000
+
 class EmbeddedState implements State {
   readonly #shared: Shared
   readonly #database: Database
@@ -349,6 +352,12 @@ class EmbeddedSync implements SyncState {
         JSON.stringify(summary),
         this.#sync,
         id,
+      )
+      // a sync that is started runs as long as its process
+      this.#database.run(
+        'delete from run where rowid <= (select rowid from run where sync = ?1 order by rowid desc limit 1 offset ?2) and sync = ?1',
+        this.#sync,
+        runsKept,
       )
       if (free.length === 0) return
       this.#forgetReads(free)

@@ -12,6 +12,7 @@ import { mysql } from 'spillway/sources/mysql'
 import { postgres } from 'spillway/sources/postgres'
 import { rest } from 'spillway/sources/rest'
 import { sqlite } from 'spillway/sources/sqlite'
+import { webhook } from 'spillway/sources/webhook'
 import { conformance } from 'spillway/testing'
 
 function* people() {
@@ -42,6 +43,13 @@ const names = []
 const ledger = sqlite({ path: '.spillway/state.db', query: 'select name from sync order by name' })
 for await (const { name } of ledger) names.push(name)
 assert.deepEqual(names, ['people', 'range'])
+
+const hook = webhook({ name: 'hook' })
+const headers = { 'content-type': 'application/json' }
+const answer = await hook.fetch(new Request('http://localhost/', { method: 'POST', headers, body: '{"id":3}' }))
+assert.equal(answer.status, 200)
+const events = await sync({ name: 'events', from: hook, to: print }).run()
+assert.equal(events.delivered, 1)
 
 // what is not installed is named, with the command that installs it
 const table = postgres({ url: 'postgres://localhost/none', table: 'none' })

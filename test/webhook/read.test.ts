@@ -259,3 +259,20 @@ it('the database of an older version takes what a webhook needs', async () => {
   await send({ a: { n: 1 } })
   expect(await rowsOf(source)).toEqual([{ n: 1 }])
 })
+
+it('the history of a sync that runs for ever is cut', async () => {
+  const { reader, state } = await hook()
+  const [one, other] = [reader('one'), reader('other')]
+  for (const { run } of [one, other]) await run()
+  const { default: Sqlite } = await import('libsql')
+  const database = new Sqlite(`${state}/state.db`)
+  onTestFinished(() => void database.close())
+  database.exec(`insert into run select 1, 'run-' || value, 0, 0, 'done', null from generate_series(1, 1500)`)
+  await one.run()
+  const counts = database.prepare('select sync, count(*) as runs from run group by sync order by sync').all()
+  expect(counts).toEqual([
+    { sync: 1, runs: 1_000 },
+    { sync: 2, runs: 1 },
+  ])
+  expect(await one.sync.status()).toMatchObject({ lastRun: { state: 'done', rows: 0 } })
+})

@@ -205,6 +205,31 @@ describe('what cannot be stored', () => {
     expect([fast.seen, slow.seen].map(({ length }) => length)).toEqual([4, 3])
   })
 
+  it('because another program holds the database is answered with 503 after a minute, and taken once that is over', async () => {
+    const { receive, source, state } = await hook()
+    await receive(post('{"n":1}'))
+    const { default: Sqlite } = await import('libsql')
+    const other = new Sqlite(`${state}/state.db`)
+    onTestFinished(() => void other.close())
+    other.exec('begin immediate')
+    vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] })
+    const refused = receive(post('{"n":2}'))
+    let status: number | undefined
+    void refused.then((response) => {
+      status = response.status
+    })
+    while (status === undefined) {
+      vi.setSystemTime(Date.now() + 30_000)
+      await vi.advanceTimersByTimeAsync(2)
+      await new Promise(setImmediate)
+    }
+    expect(status).toBe(503)
+    other.exec('rollback')
+    vi.useRealTimers()
+    expect((await receive(post('{"n":3}'))).status).toBe(200)
+    expect(await rowsOf(source)).toEqual([{ n: 1 }, { n: 3 }])
+  })
+
   it('because the state is no folder is answered with 503', async () => {
     const { receive, lines } = await hook({ state: '/dev/null/state' })
     expect((await receive(post('{}'))).status).toBe(503)

@@ -25,8 +25,7 @@ function asHookRequest(request: IncomingMessage & Parsed): HookRequest {
           'the body was read before the webhook could see it: mount the webhook before what parses bodies',
         )
       }
-      // returning early would destroy the socket, and with it the answer
-      return collected(request.iterator({ destroyOnReturn: false }), limit)
+      return collected(request, limit)
     },
   }
 }
