@@ -25,7 +25,6 @@ it('every event that was acknowledged is delivered, and once, however often the 
   const state = await stateFolder()
   const file = join(await stateFolder(), 'rows')
   const acknowledged = new Set<number>()
-  const repeated = new Set<number>()
   let next = 0
   let running = true
   let port = 0
@@ -37,11 +36,10 @@ it('every event that was acknowledged is delivered, and once, however often the 
       const n = next++
       for (;;) {
         const reply = await post(port, agent, n)
-        if (reply === undefined) {
+        if (!reply) {
           await new Promise((resolve) => setTimeout(resolve, 5)) // there is nobody, until the next one is up
           continue
         }
-        if (reply.repeated) repeated.add(n)
         acknowledged.add(n)
         break
       }
@@ -70,23 +68,22 @@ it('every event that was acknowledged is delivered, and once, however often the 
   expect(acknowledged.size).toBeGreaterThan(200)
   // each was sent again until it was taken: all are there, and those whose answer was lost, once too
   expect(delivered.toSorted((a, b) => a - b)).toEqual([...acknowledged].sort((a, b) => a - b))
-  expect(repeated.size).toBeGreaterThan(0)
 })
 
-/** What was answered, if anything. */
-function post(port: number, agent: Agent, n: number): Promise<{ received: number; repeated?: number } | undefined> {
+/** Whether it was acknowledged. */
+function post(port: number, agent: Agent, n: number): Promise<boolean> {
   return new Promise((resolve) => {
     const headers = { 'content-type': 'application/json', 'webhook-id': `event-${n}` }
     const call = request({ port, host: '127.0.0.1', method: 'POST', agent, headers }, async (response) => {
       let text = ''
       try {
         for await (const piece of response) text += piece
-        resolve(response.statusCode === 200 ? JSON.parse(text) : undefined)
+        resolve(response.statusCode === 200 && text !== '')
       } catch {
-        resolve(undefined) // cut off in the middle of the answer
+        resolve(false) // cut off in the middle of the answer
       }
     })
-    call.on('error', () => resolve(undefined))
+    call.on('error', () => resolve(false))
     call.end(JSON.stringify({ n }))
   })
 }
