@@ -1,6 +1,6 @@
 import { type Share, share } from './fan-out.js'
 import { type Run, type RunOptions, showsAll } from './run.js'
-import { type Parts, parts, readAs, type Sync } from './sync.js'
+import { definitionOfSync, type Parts, parts, readAs, type Sync } from './sync.js'
 
 /**
  * Runs syncs side by side. Resolves when all have ended, with their runs in the same order; one that fails does not stop
@@ -50,8 +50,9 @@ export function runEach(syncs: readonly Sync[], optionsOf: (sync: Sync) => RunOp
   }
   const shares = new Map<number, Share>()
   for (const indices of sharers.values()) {
-    if (indices.length === 1) continue
-    const definitions = indices.map((index) => (syncs[index] as Sync & Parts)[parts].definition)
+    const definitions = indices.map((index) => definitionOfSync(syncs[index]!))
+    // each has a place of its own in what keeps its rows
+    if (indices.length === 1 || definitions[0]!.source.inbox) continue
     const wishes = definitions.map((definition) => ({
       cursor: definition.cursor?.column,
       atOnce: definition.mode !== 'append' && definition.key !== undefined && showsAll(definition),

@@ -224,7 +224,7 @@ describe('syncs that share a source', () => {
 const reading = (given: Partial<Reading> = {}): Reading => {
   const signal = given.signal ?? new AbortController().signal
   const http = sourceHttp({ name: 'test' } as SourceDefinition, signal)
-  return { since: undefined, cursor: undefined, signal, http, log: quiet, describe() {}, ...given }
+  return { since: undefined, cursor: undefined, signal, http, log: quiet, describe() {}, reaches() {}, ...given }
 }
 const wishes = (count: number) => Array.from({ length: count }, () => ({ cursor: undefined, atOnce: false }))
 const turn = () => new Promise((resolve) => setImmediate(resolve))

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, onTestFinished } from 'vitest'
-import { ConfigError, destination, type Source, sync } from '../../src/index.js'
+import { ConfigError, destination, runAll, type Source, sync } from '../../src/index.js'
 import { webhook } from '../../src/sources/webhook.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
@@ -27,6 +27,20 @@ describe('a sync that reads a webhook', () => {
       [1, 2, 3],
     ])
     expect(await one.sync.status()).toMatchObject({ cursor: 'hook#3', pending: 0 })
+  })
+
+  it('is given it also when it runs together with others that stand elsewhere', async () => {
+    const { send, reader } = await hook()
+    const [one, two] = [reader('one'), reader('two')]
+    await send({ a: { n: 1 } })
+    await one.run()
+    await send({ b: { n: 2 } })
+    await runAll([one.sync, two.sync])
+    await runAll([one.sync, two.sync])
+    expect([one, two].map(({ seen }) => numbers(seen))).toEqual([
+      [1, 2],
+      [1, 2],
+    ])
   })
 
   it('is given what arrived before it ran for the first time, as long as it was declared', async () => {
