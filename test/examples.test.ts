@@ -56,3 +56,21 @@ it('brings issues and their comments into a sheet, and in a second run what has 
   ])
   expect(said).toContain('The second run asked for issues since 2026-01-01T00:07:00Z.')
 })
+
+it('takes the answers of a form once, and brings each to the CRM, the warehouse and the channel', async () => {
+  expect(await printed('forms')).toEqual([
+    'd1: 200 {"received":1}',
+    'd2: 200 {"received":1}',
+    'd1: 200 {"received":0,"repeated":1}',
+    'd3: 422 {"error":"the event does not fit: email: Invalid email address"}',
+    'd4: 401 {"error":"unauthorized"}',
+    'crm: 2 delivered',
+    'warehouse: 2 delivered',
+    'chat: 1 delivered',
+    'contact ada@example.com',
+    'contact grace@example.com',
+    'row Compilers, 3 seats',
+    'row Engines & Co, 120 seats',
+    '#sales: *Engines &amp; Co* asks for *120* seats',
+  ])
+})
