@@ -7,6 +7,7 @@ import { type Drift, verify } from './drift.js'
 import { type Ceiling, ceiling, type Duration, milliseconds } from './duration.js'
 import { ConfigError } from './errors.js'
 import type { Log } from './log.js'
+import { refuseOthers } from './options.js'
 import { type Plan, preview } from './preview.js'
 import { type Run, type RunOptions, runSync, type SyncDefinition } from './run.js'
 import { type Readable, type RowOf, type SourceDefinition, sourceOf } from './source.js'
@@ -375,8 +376,7 @@ function define(given: RawOptions): SyncDefinition {
     throw new ConfigError(`sync: name is ${describe(name)}; give the sync a name, by which its state is found again`)
   }
   const wrong = (problem: string): ConfigError => new ConfigError(`${name}: ${problem}`)
-  const stranger = Object.keys(given).find((option) => !options.includes(option))
-  if (stranger !== undefined) throw wrong(`there is no option ${stranger}; the options are ${options.join(', ')}`)
+  refuseOthers(given, options, name)
 
   const destination = definitionOf(given['to'], name)
   const source = sourceOf(given['from'], name)

@@ -3,6 +3,9 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { AlreadyRunningError, ConfigError, destination, SourceError, sync } from '../src/index.js'
+import { duckdb } from '../src/sources/duckdb.js'
+import { mysql } from '../src/sources/mysql.js'
+import { sqlite } from '../src/sources/sqlite.js'
 import { quiet } from './support/quiet.js'
 import { stateFolder } from './support/state-folder.js'
 
@@ -166,4 +169,12 @@ describe('a state folder', () => {
       /^state: .* cannot be written .*; check its permissions or choose another state folder$/,
     )
   })
+})
+
+it.each([
+  ['duckdb', () => duckdb({ qery: 'from a' } as never)],
+  ['mysql', () => mysql({ url: 'mysql://localhost/a', table: 'a', ssl: true } as never)],
+  ['sqlite', () => sqlite({ path: 'a.db', table: 'a', readonly: true } as never)],
+])('an option that %s does not have is refused with those that it has', (name, make) => {
+  expect(make).toThrow(new RegExp(`^${name}: there is no option \\w+; the options are .*query`))
 })

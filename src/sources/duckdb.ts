@@ -12,6 +12,7 @@ import {
   StatementType,
 } from '@duckdb/node-api'
 import { SourceError, SpillwayError } from '../errors.js'
+import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
@@ -65,7 +66,9 @@ const actor = 'duckdb'
  */
 export function duckdb<S extends Schema>(options: DuckDBOptions & { readonly record: S }): Source<Out<S> & object>
 export function duckdb<R extends object = AnyRow>(options: DuckDBOptions): Source<R>
-export function duckdb({ path, query, record }: DuckDBOptions & { readonly record?: Schema }): Source<object> {
+export function duckdb(options: DuckDBOptions & { readonly record?: Schema }): Source<object> {
+  refuseOthers(options, ['path', 'query', 'record'], actor)
+  const { path, query, record } = options
   const text = statement(query, actor)
   return createSource({
     name: actor,

@@ -1,5 +1,6 @@
 import { resolveSecret, type Secret } from '../config.js'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
+import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import {
   type CursorValue,
@@ -182,8 +183,7 @@ function complete({ killed }: MongoCursor): void {
 
 function checkOptions(options: MongoOptions): void {
   const { url, db, collection, pipeline, ...rest } = options ?? {}
-  const odd = Object.keys(options ?? {}).find((name) => !known.includes(name))
-  if (odd !== undefined) throw new ConfigError(`${actor}: there is no option \`${odd}\`; it has ${known.join(', ')}`)
+  refuseOthers(options ?? {}, known, actor)
   if (url === undefined) {
     if (typeof (collection as MongoCollection | undefined)?.find !== 'function' || db !== undefined) {
       throw new ConfigError(

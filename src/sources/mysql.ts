@@ -1,5 +1,6 @@
 import type { TypeCast } from 'mysql2'
 import { ConfigError, SourceError } from '../errors.js'
+import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import { createSource, type Reading, type Source } from '../source.js'
 import { type AnyRow, describe } from '../values.js'
@@ -67,6 +68,7 @@ const batch = 1_000
 export function mysql<S extends Schema>(options: MysqlOptions & { readonly record: S }): Source<Out<S> & object>
 export function mysql<R extends object = AnyRow>(options: MysqlOptions): Source<R>
 export function mysql(options: MysqlOptions & { readonly record?: Schema }): Source<object> {
+  refuseOthers(options, ['url', 'server', 'pool', 'timeout', 'query', 'params', 'table', 'record'], actor)
   const { record } = options
   const query = queryOf(options, actor, '`')
   for (const [index, value] of query.params.entries()) {

@@ -5,6 +5,7 @@ import type { Client, FieldDef } from 'pg'
 import type { CopyToStreamQuery } from 'pg-copy-streams'
 import type { Duration } from '../duration.js'
 import { ConfigError, SourceError } from '../errors.js'
+import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
@@ -93,9 +94,7 @@ const names: readonly string[] = [
 export function postgres<S extends Schema>(options: PostgresOptions & { readonly record: S }): Source<Out<S> & object>
 export function postgres<R extends object = AnyRow>(options: PostgresOptions): Source<R>
 export function postgres(options: PostgresOptions & { readonly record?: Schema }): Source<object> {
-  const stranger = Object.keys(options).find((name) => !names.includes(name))
-  if (stranger !== undefined)
-    throw new ConfigError(`${actor}: there is no option ${stranger}; the options are ${names.join(', ')}`)
+  refuseOthers(options, names, actor)
   const { record, listen } = options
   const query = queryOf(options, actor)
   const connect = connector(options)

@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import Sqlite from 'libsql'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
+import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import { createSource, type Reading, type Source } from '../source.js'
 import { type AnyRow, type ColumnType, describe } from '../values.js'
@@ -60,6 +61,7 @@ const patience = 2_000
 export function sqlite<S extends Schema>(options: SqliteOptions & { readonly record: S }): Source<Out<S> & object>
 export function sqlite<R extends object = AnyRow>(options: SqliteOptions): Source<R>
 export function sqlite(options: SqliteOptions & { readonly record?: Schema }): Source<object> {
+  refuseOthers(options, ['path', 'query', 'params', 'table', 'record'], actor)
   const { path, record } = options
   if (typeof path !== 'string' || path === '') throw new ConfigError(`${actor}: \`path\` is no path of a database file`)
   const { text, params } = queryOf(options, actor)

@@ -175,7 +175,7 @@ describe('a read', () => {
       [undefined, 'give `url`, `db` and the name of a `collection`'],
       [{ collection: 'orders' }, 'give `url`, `db` and the name of a `collection`'],
       [{ url, collection: 'orders' }, 'with `url`, `db` and `collection` are names'],
-      [{ ...at(url), querry: {} }, 'there is no option `querry`'],
+      [{ ...at(url), querry: {} }, 'there is no option querry; the options are url'],
       [{ ...at(url), pipeline: {} }, '`pipeline` is a Object, no array of stages'],
       [{ ...at(url), pipeline: [], filter: {} }, 'give either `pipeline` or `filter`'],
     ] as const) {

@@ -1,4 +1,5 @@
 import { ConfigError } from '../../errors.js'
+import { refuseOthers } from '../../options.js'
 
 /** What checks options, and names the source in errors. */
 export interface Checked {
@@ -14,9 +15,7 @@ export function checked(name: string): Checked {
     name,
     wrong,
     refuseOthers(given, known, where) {
-      const stranger = Object.keys(given).find((option) => !known.includes(option))
-      if (stranger === undefined) return
-      throw wrong(`${where ? `${where}: ` : ''}there is no option ${stranger}; the options are ${known.join(', ')}`)
+      refuseOthers(given, known, where ? `${name}: ${where}` : name)
     },
   }
 }

@@ -3,6 +3,7 @@ import { redact, redactLog } from '../../config.js'
 import { type Duration, milliseconds } from '../../duration.js'
 import { ConfigError } from '../../errors.js'
 import type { Log } from '../../log.js'
+import { refuseOthers } from '../../options.js'
 import { onAbort } from '../../pace.js'
 import { type Schema, validate } from '../../schema.js'
 import type { Inbox as Kept, Reading } from '../../source.js'
@@ -113,10 +114,7 @@ export class Hook implements Kept {
     }
     this.name = name
     this.where = `webhook ${name}`
-    const stranger = Object.keys(given).find((option) => !options.includes(option))
-    if (stranger !== undefined) {
-      throw new ConfigError(`${this.where}: there is no option ${stranger}; the options are ${options.join(', ')}`)
-    }
+    refuseOthers(given, options, this.where)
     this.path = given.path ?? `/${encodeURIComponent(name)}`
     if (!this.path.startsWith('/')) throw new ConfigError(`${this.where}: path must begin with /`)
     this.#folder = given.state ?? '.spillway'
