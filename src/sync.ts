@@ -249,9 +249,8 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
     at: new Date(stored.at),
     attempts: stored.attempts,
   })
-  const made: Sync<RowOf<E>, I> & Parts = {
+  const made: Sync<RowOf<E>, I> = {
     name,
-    [parts]: { from: options.from, definition },
     run: ({ [readAs]: source = definition.source, ...runOptions }: RunOptions & ReadAs = {}) =>
       runSync({ ...definition, source }, runOptions),
     start: (startOptions = {}) => start(definition, startOptions),
@@ -318,7 +317,8 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
       }
     },
   }
-  return made
+  // not enumerable: whoever prints a sync must not see what its destination is told
+  return Object.defineProperty(made, parts, { value: { from: options.from, definition } })
 }
 
 // ---- what a sync shows to those who run it together with others

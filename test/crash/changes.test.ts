@@ -10,7 +10,8 @@ import { stateFolder } from '../support/state-folder.js'
 
 // A mirror and a replacement, killed with SIGKILL at every named point of a run that has inserts, updates and deletes to send,
 // and started again, each time over a source that has changed once more, or changed back. The server holds objects: in the end
-// they are the source's. `npm run soak` (SOAK=1) kills at every occurrence of every point.
+// they are the source's. `npm run soak` (SOAK=1) kills at every occurrence of every point; without it, each point is met once, in
+// one of the two modes.
 
 const soak = process.env['SOAK'] !== undefined
 const child = fileURLToPath(new URL('../support/changes-child.mjs', import.meta.url))
@@ -72,7 +73,8 @@ it.each(['mirror', 'replace'] as const)(
     expect(sorted(first.objects.values())).toEqual(sorted(after))
 
     let kills = 0
-    for (const [point, times] of Object.entries(reached)) {
+    for (const [place, [point, times]] of Object.entries(reached).entries()) {
+      if (!soak && place % 2 === Number(mode === 'mirror')) continue
       const all = Array.from({ length: times }, (_, index) => index + 1)
       for (const nth of soak ? all : [all[Math.floor(times / 2)]!]) {
         const { url, objects } = await startHolder()
@@ -80,7 +82,7 @@ it.each(['mirror', 'replace'] as const)(
         await launch({ ...task, rows: before })
         if (!(await launch({ ...task, rows: after, kill: { point, nth } }))) kills++
         // a lost request may land late, but not later than `settle`
-        for (const rows of [nth % 2 ? before : after, after]) {
+        for (const rows of nth % 2 ? [before, after] : [after]) {
           const ended = (await launch({ ...task, rows }))!
           const { run } = ended
           const told = `${point} ${nth}`
@@ -95,6 +97,6 @@ it.each(['mirror', 'replace'] as const)(
         expect(last).toMatchObject({ delivered: 0, unchanged: after.length, deletes: { rows: 0 } })
       }
     }
-    expect(kills).toBeGreaterThan(8)
+    expect(kills).toBeGreaterThan(soak ? 8 : 4)
   },
 )
