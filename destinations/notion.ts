@@ -18,6 +18,8 @@ import {
   unknown,
 } from 'spillway'
 import { z } from 'zod'
+import { type Answers, answers, Unanswered } from './notion/answers.js'
+import { hasOption, idOf, together } from './notion/look-up.js'
 import {
   holds,
   isLine,
@@ -307,70 +309,13 @@ function isGone({ status, detail = '' }: HttpError): boolean {
   return status === 404 || (status === 400 && /archived|in (the )?trash/.test(detail))
 }
 
-/** Nobody knows whether this record was written. */
-class Unanswered extends Error {
-  constructor(
-    readonly record: AnyRow,
-    message: string,
-  ) {
-    super(message)
-  }
-}
-
-/** Records with what became of them; nothing more to say means done. */
-type Answers = AsyncGenerator<readonly [record: AnyRow, outcome: Outcome | undefined]>
-
-/** A failure ends a batch early: what was not sent by then can be sent again, and of one record nothing is known. */
-async function answers(batch: AnyRow[], work: Answers): Promise<Outcome[]> {
-  const answered = new Map<AnyRow, Outcome | undefined>()
-  try {
-    for await (const [record, outcome] of work) answered.set(record, outcome)
-  } catch (error) {
-    const lost = error instanceof Unanswered ? error.record : undefined
-    if (answered.size === 0 && (!lost || batch.length === 1)) throw error // it holds for the whole batch
-    for (const record of batch) {
-      if (!answered.has(record)) answered.set(record, record === lost ? unknown(record) : retry(record))
-    }
-  }
-  return [...answered.values()].filter((outcome) => outcome !== undefined)
-}
-
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** An id, or the one in an address, as UUID. A view's id, which may follow in the query, is not it. */
-function idOf(text: string): string {
-  const end = text
-    .trim()
-    .replace(/[?#].*$/s, '')
-    .match(/[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$/i)?.[0]
-  if (end)
-    return end
-      .replaceAll('-', '')
-      .toLowerCase()
-      .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
-  throw new ConfigError(
-    `${me}: ${JSON.stringify(text)} holds no id: give the address in the browser, or the 32 digits at its end`,
-  )
-}
-
-// ---- look-ups --------------------------------------------------------------------------------------------------------
-
+/** A data source as it is in a run. */
 interface Source {
   readonly run: string
   readonly id: string
   properties: Schema
-}
-
-/** As few filters as find all of these. A list may stand in a list, but no deeper. */
-function together(conditions: readonly object[], nest: boolean): readonly object[] {
-  const lists: object[] = []
-  for (let at = 0; at < conditions.length; at += most) lists.push({ or: conditions.slice(at, at + most) })
-  return nest && lists.length > 1 ? [{ or: lists }] : lists
-}
-
-function hasOption(property: Schema[string], value: unknown): boolean {
-  if (property.type === 'select') return property.select.options.some(({ name }) => name === value)
-  return property.type !== 'status' || property.status.options.some(({ name }) => name === value)
 }
