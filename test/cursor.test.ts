@@ -1,8 +1,14 @@
+import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { Cursor, type CursorOptions } from '../src/cursor.js'
+import { destination, FatalError, sync } from '../src/index.js'
+import { createSource } from '../src/source.js'
 import type { Position } from '../src/state/state.js'
 import type { AnyRow } from '../src/values.js'
+import { dieAt, immortal } from './support/death.js'
+import { quiet } from './support/quiet.js'
+import { stateFolder } from './support/state-folder.js'
 
 /** What the state keeps between reads. */
 class Memory {
@@ -152,4 +158,44 @@ describe('a cursor', () => {
       }),
     )
   })
+})
+
+it('the cursor of an ordered source stands behind the rows that are staged, wherever the process is killed', async () => {
+  const rows = Array.from({ length: 40 }, (_, id) => ({ id, text: 'x'.repeat(30_000) })) // a commit for a few of them
+  const from = createSource<(typeof rows)[number]>({
+    name: 'ordered',
+    ordered: true,
+    async *read({ since }) {
+      for (const row of rows) if (since === undefined || row.id >= Number(since)) yield [row]
+    },
+  })
+  let deaths = 0
+  for (let nth = 1, died = true; died; nth += 2) {
+    const home = await stateFolder()
+    const place: number[] = []
+    const begin = (folder: string, isDead: () => boolean) => {
+      const to = destination({ batchSize: 5, settle: '1ms' })({
+        insert(batch) {
+          if (isDead()) throw new FatalError('the process is dead')
+          place.push(...batch.map(({ id }) => id as number))
+        },
+        verify: (batch) => batch.filter(({ id }) => place.includes(id as number)),
+      })
+      return sync({ name: 'a', from, to, cursor: 'id', state: join(home, folder), log: quiet }).run()
+    }
+    const death = dieAt(nth, join(home, '0'), join(home, '1'), 'committed')
+    const first = begin('0', () => death.at !== undefined).catch((error) => {
+      if (death.at === undefined) throw error
+    })
+    await Promise.race([first, death.came])
+    immortal()
+    died = death.at !== undefined
+    if (died) {
+      deaths++
+      await begin('1', () => false)
+    }
+    await first
+    expect(place.toSorted((a, b) => a - b)).toEqual(rows.map(({ id }) => id))
+  }
+  expect(deaths).toBeGreaterThan(5)
 })
