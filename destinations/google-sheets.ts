@@ -77,7 +77,8 @@ export interface GoogleSheetsOptions extends Injected<GoogleSheetsConfig> {
  * Row 1 holds the names of the columns. Records find their columns by name, in whatever order they stand; columns that the
  * records do not have are left alone, fields without a column get a new one at the end. `null` makes a cell blank, an absent
  * field leaves it as it is; `0` and `false` are values. Integers beyond 2^53 and decimals are written as text, because Sheets
- * would round them; dates as ISO text unless `formats` says how to show them; lists and objects as JSON. A record that does not fit into cells is rejected, alone.
+ * would round them; dates as ISO text unless `formats` says how to show them; lists and objects as JSON, with all digits of integers and bytes in base64.
+ * A record that does not fit into cells is rejected, alone.
  *
  * **What is guaranteed.** Rows are written to row numbers of their own, never with `values.append`; and the tab's developer
  * metadata notes which batches were appended, in the request that writes their rows, which Google applies as a whole or not

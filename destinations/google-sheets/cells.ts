@@ -1,5 +1,6 @@
 import type { sheets_v4 } from '@googleapis/sheets'
 import { type AnyRow, type Rejection, reject } from 'spillway'
+import { jsonOf, Unfit } from '../tables/text.js'
 
 /** Records as cells, cells as requests, and ranges: nothing here asks anybody. */
 
@@ -69,10 +70,8 @@ export function cellOf(value: unknown, format: string | undefined): Value | { re
   if (typeof value === 'number') return Number.isFinite(value) ? value : String(value)
   if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value)
   if (value instanceof Date && Number.isNaN(value.getTime())) return { problem: 'is an invalid date' }
-  const text = typeof value === 'string' ? value : value instanceof Date ? value.toISOString() : jsonOf(value)
-  if (text === undefined) {
-    return { problem: 'is neither text, number, boolean, date, list nor object: map it to one of them' }
-  }
+  const text = typeof value === 'string' ? value : value instanceof Date ? value.toISOString() : json(value)
+  if (typeof text === 'object') return text
   if (text.length > maxCharacters) {
     return { problem: `has ${text.length} characters, and a cell of Google Sheets holds ${maxCharacters}` }
   }
@@ -81,11 +80,17 @@ export function cellOf(value: unknown, format: string | undefined): Value | { re
 
 const maxCharacters = 50_000
 
-function jsonOf(value: unknown): string | undefined {
-  if (typeof value !== 'object' || value === null) return undefined
-  const prototype = Object.getPrototypeOf(value)
-  if (!Array.isArray(value) && prototype !== Object.prototype && prototype !== null) return undefined
-  return JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? String(item) : item))
+function json(value: unknown): string | { readonly problem: string } {
+  const prototype = typeof value === 'object' ? Object.getPrototypeOf(value) : undefined
+  if (!Array.isArray(value) && prototype !== Object.prototype && prototype !== null) {
+    return { problem: 'is neither text, number, boolean, date, list nor object: map it to one of them' }
+  }
+  try {
+    return jsonOf(value)
+  } catch (error) {
+    if (!(error instanceof Unfit)) throw error
+    return { problem: error.message }
+  }
 }
 
 /** `7` and `'7'` make the same key: people type keys too. `undefined` when a part is blank. */

@@ -257,7 +257,8 @@ test('what Sheets cannot hold exactly becomes text', async () => {
     decimal: '0.10',
     day: '2026-11-21',
     instant: new Date('2026-11-21T10:00:00.123Z'),
-    list: [1, 2n, null],
+    list: [1, 2n ** 53n + 1n, null],
+    inside: { bytes: new Uint8Array([1, 2]), endless: [Number.NEGATIVE_INFINITY], absent: undefined },
     object: { a: new Date(0), b: { c: true } },
     nan: Number.NaN,
   }
@@ -266,7 +267,8 @@ test('what Sheets cannot hold exactly becomes text', async () => {
   expect(Object.fromEntries(header!.map((name, column) => [name, row![column]]))).toEqual({
     ...{ zero: 0, no: false, empty: null, none: null, half: 0.5 },
     ...{ safe: 9_007_199_254_740_991, big: '9007199254740993', decimal: '0.10', day: '2026-11-21' },
-    ...{ instant: '2026-11-21T10:00:00.123Z', list: '[1,"2",null]' },
+    ...{ instant: '2026-11-21T10:00:00.123Z', list: '[1,9007199254740993,null]' },
+    inside: '{"bytes":"AQI=","endless":["-Infinity"]}',
     ...{ object: '{"a":"1970-01-01T00:00:00.000Z","b":{"c":true}}', nan: 'NaN' },
   })
 })
@@ -304,6 +306,8 @@ test('a record that does not fit into cells is rejected with the reason, and the
     { id: 3, text: new Uint8Array([1]) },
     { id: 4, text: new Date(Number.NaN) },
     { id: 5, text: 'y'.repeat(50_000) },
+    { id: 6, text: { at: new Date(Number.NaN) } },
+    { id: 7, text: ['\ud83e'] },
   ]
   const { insert } = handlers()
   const rejected = await insert(records)
@@ -313,6 +317,8 @@ test('a record that does not fit into cells is rejected with the reason, and the
     [2, 'text has 50001 characters, and a cell of Google Sheets holds 50000'],
     [3, `text ${neither}`],
     [4, 'text is an invalid date'],
+    [6, 'text holds an invalid date'],
+    [7, 'text holds half of a character (a lone surrogate), which UTF-8 cannot'],
   ])
 })
 
@@ -1192,7 +1198,8 @@ test('verify finds everything as it was sent, whatever Sheets makes of the value
       id: '3',
       day: '2026-11-21',
       instant: new Date('2026-11-21T10:00:00.123Z'),
-      list: [1, 2n, null],
+      list: [1, 2n ** 53n + 1n, null],
+      inside: { bytes: new Uint8Array([1, 2]), endless: [Number.NEGATIVE_INFINITY], absent: undefined },
       object: { a: {} },
     },
     { id: '=1+1', name: '=1+1' },
