@@ -116,8 +116,9 @@ function tablesOf(frame: Anything): Tables {
     throw new ConfigError(`${actor}: it is ${describe(frame)}, no frame: ${takes}`)
   }
   if (typeof frame.path === 'string') return () => fromFile(frame.path)
-  if (Array.isArray(frame.schema?.fields)) return () => [arrowTable(frame)]
+  // before anything asks for its schema: polars throws there when a column is binary
   if (typeof frame.writeIPCStream === 'function' && typeof frame.slice === 'function') return () => fromPolars(frame)
+  if (Array.isArray(frame.schema?.fields)) return () => [arrowTable(frame)]
   if (typeof frame.collect === 'function') {
     throw new ConfigError(`${actor}: it is a lazy frame, which has no rows yet: give what its collect() returns`)
   }
