@@ -316,64 +316,70 @@ async function carriedIn(TZ: string, job: Job): Promise<Seen> {
 }
 
 it.each([
-  ['America/New_York', 'new_york', [3, 300]],
-  ['Asia/Kolkata', 'kolkata', [2, -330]],
-] as const)('every value is what it was wherever it goes, on a machine in %s', async (TZ, schema, zone) => {
-  const folder = await stateFolder()
-  const sources = Object.keys(holdings).filter((source) => source !== 'mysql' || mariadb)
-  await database.client.query(`create schema ${schema}; set TimeZone = 'UTC'`)
-  await postgresTable(database.client, database.url, 'kinds', 'table').write(tableFor('postgres'))
-  await databaseFile(folder).write(tableFor('duckdb'))
-  await sqliteFile(folder).write(tableFor('sqlite'))
-  if (mariadb) await mariadbTable(mariadb.db, mariadb.url, 'kinds').write(tableFor('mysql'))
-  const documents = rowsFor('mongodb', (kind, text) => bson[kind]?.(text) ?? kinds[kind].read(text))
-  const mongo = await startMongo(documents)
-  const api = await startApi(() => ({ body: `[${jsonFor('rest').join()}]` }))
+  ['America/New_York', 'new_york', '-05:00', [3, 300]],
+  ['Asia/Kolkata', 'kolkata', '+05:30', [2, -330]],
+] as const)(
+  'every value is what it was wherever it goes, where all machines are in %s',
+  async (TZ, schema, offset, zone) => {
+    const folder = await stateFolder()
+    const sources = Object.keys(holdings).filter((source) => source !== 'mysql' || mariadb)
+    // the servers are in the zone as well, for whoever connects from now on
+    await database.client.query(`create schema ${schema}; set TimeZone = 'UTC'`)
+    await database.client.query(`alter database postgres set TimeZone = '${TZ}'`)
+    await mariadb?.db.query(`set global time_zone = '${offset}'`)
+    await postgresTable(database.client, database.url, 'kinds', 'table').write(tableFor('postgres'))
+    await databaseFile(folder).write(tableFor('duckdb'))
+    await sqliteFile(folder).write(tableFor('sqlite'))
+    if (mariadb) await mariadbTable(mariadb.db, mariadb.url, 'kinds').write(tableFor('mysql'))
+    const documents = rowsFor('mongodb', (kind, text) => bson[kind]?.(text) ?? kinds[kind].read(text))
+    const mongo = await startMongo(documents)
+    const api = await startApi(() => ({ body: `[${jsonFor('rest').join()}]` }))
 
-  const box = await sandbox()
-  onTestFinished(() => box.close())
-  const [sheet, calendar] = [box.sheets.create().id, box.sheets.create().id]
-  const properties = Object.entries(table).map(([name, [kind]]) => ({ name, type: propertyTypes[kind] }))
-  const objects = sources.map(
-    (source) => [source, box.hubspot.define(source, [{ name: 'row' }, ...properties]).id] as const,
-  )
-  const refusedBy = (place: 4 | 5) => Object.keys(table).filter((name) => table[name]![place] === refused)
+    const box = await sandbox()
+    onTestFinished(() => box.close())
+    const [sheet, calendar] = [box.sheets.create().id, box.sheets.create().id]
+    const properties = Object.entries(table).map(([name, [kind]]) => ({ name, type: propertyTypes[kind] }))
+    const objects = sources.map(
+      (source) => [source, box.hubspot.define(source, [{ name: 'row' }, ...properties]).id] as const,
+    )
+    const refusedBy = (place: 4 | 5) => Object.keys(table).filter((name) => table[name]![place] === refused)
 
-  const seen = await carriedIn(TZ, {
-    state: join(folder, 'state'),
-    from: {
-      array: [...objectsOf(tableFor('array')), { row: 'absent' }].map(losslessText),
-      arrow: Buffer.from(tableToIPC(arrowTable(tableFor('apache-arrow')), 'stream')).toString('base64'),
-      postgres: { url: database.url, table: 'kinds' },
-      duckdb: { path: join(folder, 'tables.db'), query: 'from t' },
-      sqlite: { path: join(folder, 'tables.sqlite'), table: 't' },
-      ...(mariadb && { mysql: { url: mariadb.url, table: 'kinds' } }),
-      mongodb: { url: mongo.url, db: 'shop', collection: 'orders' },
-      rest: { url: api.url },
-      webhook: jsonFor('webhook'),
-    },
-    to: {
-      postgres: { url: database.url, schema },
-      sheets: { endpoint: box.url, token: box.sheets.token },
-      sheet,
-      calendar,
-      hubspot: { endpoint: box.url, token: box.hubspot.token },
-      objects: Object.fromEntries(objects),
-    },
-    refused: { sheet: refusedBy(4), hubspot: refusedBy(5) },
-    formats,
-  })
-  expect(seen.zone).toEqual(zone)
-  expect(seen.failed).toEqual({})
-  for (const source of sources) {
-    const arrived: Arrived = {
-      records: seen.records[source]!.map((text) => JSON.parse(text)),
-      printed: seen.printed[source]!.replace(/^.*: insert \d rows?\n/gm, ''),
-      postgres: await columnsIn(schema, source),
-      sheet: cellsIn(box.sheets.rows(sheet, source)),
-      calendar: cellsIn(box.sheets.rows(calendar, source)),
-      hubspot: byRow(box.hubspot.objects(source).map(({ properties }) => properties)),
+    const seen = await carriedIn(TZ, {
+      state: join(folder, 'state'),
+      from: {
+        array: [...objectsOf(tableFor('array')), { row: 'absent' }].map(losslessText),
+        arrow: Buffer.from(tableToIPC(arrowTable(tableFor('apache-arrow')), 'stream')).toString('base64'),
+        postgres: { url: database.url, table: 'kinds' },
+        duckdb: { path: join(folder, 'tables.db'), query: 'from t' },
+        sqlite: { path: join(folder, 'tables.sqlite'), table: 't' },
+        ...(mariadb && { mysql: { url: mariadb.url, table: 'kinds' } }),
+        mongodb: { url: mongo.url, db: 'shop', collection: 'orders' },
+        rest: { url: api.url },
+        webhook: jsonFor('webhook'),
+      },
+      to: {
+        postgres: { url: database.url, schema },
+        sheets: { endpoint: box.url, token: box.sheets.token },
+        sheet,
+        calendar,
+        hubspot: { endpoint: box.url, token: box.hubspot.token },
+        objects: Object.fromEntries(objects),
+      },
+      refused: { sheet: refusedBy(4), hubspot: refusedBy(5) },
+      formats,
+    })
+    expect(seen.zone).toEqual(zone)
+    expect(seen.failed).toEqual({})
+    for (const source of sources) {
+      const arrived: Arrived = {
+        records: seen.records[source]!.map((text) => JSON.parse(text)),
+        printed: seen.printed[source]!.replace(/^.*: insert \d rows?\n/gm, ''),
+        postgres: await columnsIn(schema, source),
+        sheet: cellsIn(box.sheets.rows(sheet, source)),
+        calendar: cellsIn(box.sheets.rows(calendar, source)),
+        hubspot: byRow(box.hubspot.objects(source).map(({ properties }) => properties)),
+      }
+      expect.soft(arrived, source).toEqual(expected(source))
     }
-    expect.soft(arrived, source).toEqual(expected(source))
-  }
-})
+  },
+)
