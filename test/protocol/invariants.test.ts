@@ -451,6 +451,21 @@ describe('6. per key', () => {
     }
   })
 
+  it.each([1, 2])('a row is not sent while the one before it is held: concurrency %d', async (concurrency) => {
+    const seen: string[] = []
+    const to = destination({ batchSize: 1, concurrency })({
+      insert([row]: { id: string; key: string }[]) {
+        seen.push(row!.id)
+        if (row!.id === 'a1') throw new Error('socket hang up')
+      },
+    })
+    const from = ['a1', 'b1', 'a2', 'b2'].map((id) => ({ id, key: id[0]! }))
+    const state = await stateFolder()
+    const run = await sync({ name: 'a', from, to, key: 'key', mode: 'append', state, log: quiet }).run()
+    expect(run).toMatchObject({ delivered: 2, unknown: 1, pending: 1 })
+    expect(seen.toSorted()).toEqual(['a1', 'b1', 'b2'])
+  })
+
   it('in append every refused row is a dead letter, and stays one when a later row of its key is delivered', async () => {
     const to = destination(1)((batch: { id: number; key: number }[]) =>
       batch.filter(({ id }) => id < 4).map((row) => reject(row, 'no')),
