@@ -508,6 +508,28 @@ describe('a lost answer', () => {
     expect(await one.run()).toMatchObject({ status: 'incomplete', rejected: 0, unknown: 1 })
   })
 
+  it('followed by a refusal of one row proves nothing about that row', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0)
+    let calls = 0
+    const to = destination({ ...fast, batchSize: 5 })((batch: Row[]) => {
+      if (++calls === 1) throw new Error('socket hang up')
+      return [reject(batch[0]!, 'duplicate')]
+    })
+    const one = sync({ name: 'a', from: rows(3), to, state: await stateFolder(), log: quiet })
+    expect(await one.run()).toMatchObject({ status: 'incomplete', delivered: 2, rejected: 0, unknown: 1 })
+  })
+
+  it('is not sent again under a key that the API has forgotten', async () => {
+    vi.useFakeTimers({ toFake: ['Date'] })
+    const { seen, write, policy } = lossy()
+    const to = destination({ ...policy, retryFor: '1ms', idempotent: '1h' })({ insert: write })
+    const one = sync({ name: 'a', from: rows(5), to, state: await stateFolder(), log: quiet })
+    expect(await one.run()).toMatchObject({ unknown: 5 })
+    vi.setSystemTime(Date.now() + 2 * 3_600_000)
+    expect(await one.run()).toMatchObject({ resumed: { rows: 5, unknown: 5 } })
+    expect(seen.filter(({ ids }) => ids[0] === 0).map(({ key }) => key)).toHaveLength(2)
+  })
+
   it('is one that comes after the timeout; it still counts when it comes at last', async () => {
     let calls = 0
     const to = destination({ ...fast, batchSize: 5 })(async () => {
