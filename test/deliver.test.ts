@@ -96,6 +96,15 @@ describe('a refused batch', () => {
     })
   })
 
+  it('of a few rows, each of which is refused alone too, stops the run as well', async () => {
+    const to = destination({ batchSize: 3 })(() => {
+      throw new RejectedError('no permission')
+    })
+    const run = await sync({ name: 'a', from: rows(3), to, state: await stateFolder(), log: quiet }).run()
+    expect(run).toMatchObject({ status: 'incomplete', pending: 3, rejected: 0 })
+    expect(run.reason).toContain('refused every row it was sent (3)')
+  })
+
   it('of one row is a dead letter even when it comes first', async () => {
     const to = destination({ batchSize: 1 })((batch: Row[]) => {
       if (batch[0]!.id === 0) throw new RejectedError('no')
@@ -478,6 +487,25 @@ describe('a lost answer', () => {
     expect(run).toMatchObject({ status: 'done', delivered: 5, resent: 0 })
     expect(seen).toHaveLength(calls)
     expect(seen[1]?.ids ?? []).toEqual(sentAgain)
+  })
+
+  it('is not believed to be absent while its request may still land', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0) // it is asked at once
+    const there: number[] = []
+    let lost = false
+    const to = destination({ ...fast, settle: '150ms', batchSize: 5 })({
+      insert(batch: Row[]) {
+        const ids = batch.map(({ id }) => id)
+        if (lost) return void there.push(...ids)
+        lost = true
+        setTimeout(() => there.push(...ids), 60)
+        throw new Error('socket hang up')
+      },
+      verify: (batch: Row[]) => batch.filter(({ id }) => there.includes(id)),
+    })
+    const run = await sync({ name: 'a', from: rows(5), to, state: await stateFolder(), log: quiet }).run()
+    expect(run).toMatchObject({ status: 'done', delivered: 5, resent: 0 })
+    expect(there).toEqual([0, 1, 2, 3, 4])
   })
 
   it('that verify cannot tell is left to onUnknown', async () => {
