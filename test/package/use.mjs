@@ -42,7 +42,7 @@ assert.equal(columns.delivered, 2)
 const names = []
 const ledger = sqlite({ path: '.spillway/state.db', query: 'select name from sync order by name' })
 for await (const { name } of ledger) names.push(name)
-assert.deepEqual(names, ['people', 'range'])
+assert.deepEqual(names, ['columns', 'people', 'range'])
 
 const hook = webhook({ name: 'hook' })
 const headers = { 'content-type': 'application/json' }
