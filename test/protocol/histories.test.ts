@@ -14,7 +14,7 @@ import { stateFolder } from '../support/state-folder.js'
 
 const soak = process.env['SOAK'] !== undefined
 const settings = (numRuns: number) => ({
-  numRuns: Math.ceil(numRuns * (soak ? 20 : 0.6)),
+  numRuns: Math.ceil(numRuns * (soak ? 20 : 0.4)),
   ...(process.env['SEED'] && { seed: Number(process.env['SEED']) }),
 })
 
