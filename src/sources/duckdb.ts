@@ -77,12 +77,7 @@ export function duckdb(options: DuckDBOptions & { readonly record?: Schema }): S
       const { signal } = reading
       const { connection, close } = await open(path, signal)
       try {
-        let before = 0
-        for await (const rows of chunks(connection, text, reading)) {
-          signal.throwIfAborted()
-          yield record ? await conforming(rows, record, before, actor) : rows
-          before += rows.length
-        }
+        yield* conforming(chunks(connection, text, reading), record, signal, actor)
       } catch (error) {
         throw explained(error, signal)
       } finally {

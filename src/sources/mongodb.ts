@@ -120,13 +120,7 @@ export function mongodb(options: MongoOptions & { readonly record?: Schema }): S
       try {
         cursor = open(place, options, reading, asStored)
         signal.addEventListener('abort', stop)
-        let before = 0
-        for await (const first of cursor) {
-          const rows = [first, ...cursor.readBufferedDocuments()].map(plainDocument)
-          signal.throwIfAborted()
-          yield record ? await conforming(rows, record, before, actor) : rows
-          before += rows.length
-        }
+        yield* conforming(batches(cursor), record, signal, actor)
         signal.throwIfAborted()
         complete(cursor)
       } catch (error) {
@@ -139,6 +133,10 @@ export function mongodb(options: MongoOptions & { readonly record?: Schema }): S
       }
     },
   })
+}
+
+async function* batches(cursor: MongoCursor): AsyncGenerator<AnyRow[]> {
+  for await (const first of cursor) yield [first, ...cursor.readBufferedDocuments()].map(plainDocument)
 }
 
 /**

@@ -84,12 +84,7 @@ export function mysql(options: MysqlOptions & { readonly record?: Schema }): Sou
       signal.throwIfAborted()
       const session = await connect(signal)
       try {
-        let before = 0
-        for await (const rows of batches(session, query, reading)) {
-          signal.throwIfAborted()
-          yield record ? await conforming(rows, record, before, actor) : rows
-          before += rows.length
-        }
+        yield* conforming(batches(session, query, reading), record, signal, actor)
       } catch (error) {
         signal.throwIfAborted()
         throw explained(error, session.client)

@@ -112,12 +112,7 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
       signal.throwIfAborted()
       const session = await connect(signal)
       try {
-        let before = 0
-        for await (const rows of batches(session, query, reading)) {
-          signal.throwIfAborted()
-          yield record ? await conforming(rows, record, before, actor) : rows
-          before += rows.length
-        }
+        yield* conforming(batches(session, query, reading), record, signal, actor)
       } catch (error) {
         signal.throwIfAborted()
         throw explained(error, session.client)

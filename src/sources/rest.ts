@@ -185,12 +185,8 @@ function sourceOf(
     name,
     async *read(reading) {
       const api = client(reading.http, name)
-      let before = 0
-      for await (const rows of lists(api, chain, sinceQuery(since, reading), { name, concurrency })) {
-        reading.signal.throwIfAborted()
-        yield record ? await conforming(rows, record, before, name) : rows
-        before += rows.length
-      }
+      const rows = lists(api, chain, sinceQuery(since, reading), { name, concurrency })
+      yield* conforming(rows, record, reading.signal, name)
     },
   })
 }

@@ -154,27 +154,35 @@ export function literal(text: string): string {
 }
 
 /**
- * The rows as `record` gives them out.
+ * The rows of a read as `record`, where there is one, gives them out, until the signal aborts.
  *
- * @param before How many rows of this read came earlier.
  * @throws SourceError naming the first row that does not fit, by its number in this read, and what is wrong with it.
  */
-export async function conforming(
-  rows: readonly AnyRow[],
-  record: Schema,
-  before: number,
+export async function* conforming(
+  batches: AsyncIterable<readonly AnyRow[]> | Iterable<readonly AnyRow[]>,
+  record: Schema | undefined,
+  signal: AbortSignal,
   actor: string,
-): Promise<AnyRow[]> {
-  const valid: AnyRow[] = []
+): AsyncGenerator<readonly AnyRow[]> {
+  let before = 0
+  for await (const rows of batches) {
+    signal.throwIfAborted()
+    yield record ? await valid(rows, record, before, actor) : rows
+    before += rows.length
+  }
+}
+
+async function valid(rows: readonly AnyRow[], record: Schema, before: number, actor: string): Promise<AnyRow[]> {
+  const fit: AnyRow[] = []
   for (const row of rows) {
     const pending = validate(record, row)
     const result = pending instanceof Promise ? await pending : pending
     if ('problem' in result) {
-      throw new SourceError(`${actor}: row ${before + valid.length + 1} does not fit \`record\`: ${result.problem}`)
+      throw new SourceError(`${actor}: row ${before + fit.length + 1} does not fit \`record\`: ${result.problem}`)
     }
-    valid.push(result.value as AnyRow)
+    fit.push(result.value as AnyRow)
   }
-  return valid
+  return fit
 }
 
 /**

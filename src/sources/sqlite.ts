@@ -74,12 +74,7 @@ export function sqlite(options: SqliteOptions & { readonly record?: Schema }): S
       signal.throwIfAborted()
       const database = await open(path)
       try {
-        let before = 0
-        for (const rows of batches(database, query, reading)) {
-          yield record ? await conforming(rows, record, before, actor) : rows
-          before += rows.length
-          signal.throwIfAborted()
-        }
+        yield* conforming(batches(database, query, reading), record, signal, actor)
       } catch (error) {
         signal.throwIfAborted()
         throw explained(error, path)
@@ -139,6 +134,7 @@ function* batches(database: Sqlite.Database, query: Query, reading: Reading): Ge
       rows.push(row)
       if (rows.length < batch) continue
       yield rows
+      reading.signal.throwIfAborted() // to look for the next rows may take long, and nothing would stop it
       rows = []
     }
     ended = true
