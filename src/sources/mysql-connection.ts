@@ -3,7 +3,7 @@ import type { Connection, ConnectionOptions, Pool, PoolConnection, QueryError } 
 import { resolveSecret, type Secret } from '../config.js'
 import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
-import { literal } from './sql.js'
+import { literal, unreachable } from './sql.js'
 
 /** Where a server is and who reads it: of the options of `mysql2`, those that a connection needs. */
 export interface MysqlServer {
@@ -300,12 +300,9 @@ export function explained(error: unknown, { config }: { readonly config: Connect
   const { host, port, socketPath, user, database } = config
   const { code = '', errno, sqlState, sqlMessage, message } = error as Partial<QueryError & { sqlMessage: string }>
   const at = (text: string) => new SourceError(`${actor}: ${socketPath ?? `${host}:${port}`}: ${text}`)
+  const unreached = unreachable(code)
+  if (unreached !== undefined) return at(unreached)
   switch (code) {
-    case 'ECONNREFUSED':
-      return at(`nothing listens there (${code}): start the server, or correct host and port`)
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return at(`no such host (${code}): correct the host, or the network`)
     case 'ETIMEDOUT':
       return at(`no answer (${code}): check the connection, host and port, and run the sync again`)
     case 'ER_ACCESS_DENIED_ERROR':

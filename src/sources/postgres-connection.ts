@@ -7,6 +7,7 @@ import { type Duration, milliseconds } from '../duration.js'
 import { ConfigError, SourceError, SpillwayError } from '../errors.js'
 import { onAbort } from '../pace.js'
 import { type Arrays, arraysOf, settings, typesQuery } from './postgres-values.js'
+import { unreachable } from './sql.js'
 
 export const actor = 'postgres'
 
@@ -260,12 +261,9 @@ export function explained(error: unknown, { host, port, user, database }: Client
   if (error instanceof SpillwayError || error instanceof TypeError) return error
   const { code, message, severity, hint } = error as Partial<DatabaseError>
   const at = (text: string) => new SourceError(`${actor}: ${host}:${port}: ${text}`)
+  const unreached = unreachable(code)
+  if (unreached !== undefined) return at(unreached)
   switch (code) {
-    case 'ECONNREFUSED':
-      return at(`nothing listens there (${code}): start the server, or correct host and port`)
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return at(`no such host (${code}): correct the host, or the network`)
     case '28P01':
     case '28000':
       return at(

@@ -148,6 +148,19 @@ export function linesAs(
     quote = '', escape = '', nullstr = ${literal(nullstr)}, new_line = '\\n', null_padding = ${cut}, max_line_size = ${line}, buffer_size = ${buffer})`
 }
 
+/** Why a server was not reached, and what to do; `undefined` for errors that came from it. */
+export function unreachable(code: string | undefined): string | undefined {
+  switch (code) {
+    case 'ECONNREFUSED':
+      return `nothing listens there (${code}): start the server, or correct host and port`
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return `no such host (${code}): correct the host, or the network`
+    default:
+      return undefined
+  }
+}
+
 /** A text in SQL. */
 export function literal(text: string): string {
   return `'${text.replaceAll("'", "''")}'`
