@@ -1,33 +1,24 @@
 // A table travels from DuckDB through the engine and Google's own client into a sheet: that of a sandbox on this machine.
 // Then a week of rows is added, and a second run sends just those.
-import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { DuckDBInstance } from '@duckdb/node-api'
 import { sandbox } from 'spillway/sandbox'
+import { root, spillwayRun } from '../spillway-run.js'
 
-const root = fileURLToPath(new URL('../../..', import.meta.url))
 const csv = join(root, 'node_modules/vega-datasets/data/seattle-weather.csv')
 const folder = await mkdtemp(join(tmpdir(), 'spillway-demo-'))
 const box = await sandbox()
 const { id } = box.sheets.create({ title: 'Weather' })
 
-/** What a person would type: `npx spillway run`, with the sandbox in place of Google. */
-async function spillwayRun(): Promise<void> {
-  const cli = join(root, 'dist/src/cli/main.js')
-  const config = join(root, 'examples/demo/spillway.config.ts')
-  const env = {
-    ...process.env,
+/** With the sandbox in place of Google. */
+const run = (): Promise<void> =>
+  spillwayRun(folder, 'demo/spillway.config.ts', {
     SPREADSHEET: id,
     DESTINATION__GOOGLE_SHEETS__ENDPOINT: box.url,
     DESTINATION__GOOGLE_SHEETS__TOKEN: box.sheets.token,
-  }
-  const child = spawn(process.execPath, [cli, 'run', '--config', config], { cwd: folder, env, stdio: 'inherit' })
-  const code = await new Promise((resolve) => child.once('exit', resolve))
-  if (code !== 0) throw new Error(`spillway run ended with exit code ${code}`)
-}
+  })
 
 /** Puts days of weather into the database, as some other job would. */
 async function load(where: string): Promise<void> {
@@ -44,11 +35,11 @@ const rows = (): number => Math.max(0, box.sheets.rows(id, 'Seattle').length - 1
 try {
   console.log('Public weather data of Seattle (vega-datasets), loaded into DuckDB, without its last week.')
   await load(`date < '2015-12-25'`)
-  await spillwayRun()
+  await run()
   console.log(`The sheet has ${rows()} rows.\n\nA week of new rows arrives in the database.`)
   const before = box.requests.length
   await load(`date >= '2015-12-25'`)
-  await spillwayRun()
+  await run()
   console.log(`The sheet has ${rows()} rows; the second run made ${box.requests.length - before} requests.\n`)
   if (process.stdout.isTTY) {
     console.log(`Look at the sheet at ${box.url} (Ctrl-C ends).`)
