@@ -37,10 +37,25 @@ export class Instant extends Date {
 
   /** Reads ISO 8601 with a zone and up to six digits; a plain `Date` where milliseconds are enough. Digits beyond six are cut. */
   static of(text: string): Date {
+    const usual = text.endsWith('Z') ? Instant.#usual(text, 'T', text.length - 1) : undefined
+    if (usual) return usual
     const match = /^(.*T\d{2}:\d{2}:\d{2})\.(\d{3})(\d{1,3})\d*(Z|[+-]\d{2}:?\d{2})$/.exec(text)
     const microseconds = match ? Number(match[3]!.padEnd(3, '0')) : 0
     if (!match || microseconds === 0) return new Date(text)
     return new Instant(Date.parse(`${match[1]}.${match[2]}${match[4]}`), microseconds)
+  }
+
+  /** Reads a time in UTC as databases write it: `2026-01-31 02:30:00.123456`. */
+  static ofSql(text: string): Date {
+    return Instant.#usual(text, ' ', text.length) ?? Instant.of(`${text.replace(' ', 'T')}Z`)
+  }
+
+  /** Without the cost of a pattern, what nearly all are; `undefined` for all others. */
+  static #usual(text: string, separator: string, end: number): Date | undefined {
+    const micros = text[10] === separator ? usualMicros(text, end) : Number.NaN
+    if (Number.isNaN(micros)) return undefined
+    const rest = micros % 1000
+    return rest === 0 ? new Date(micros / 1000) : new Instant((micros - rest) / 1000, rest)
   }
 
   /** Microseconds since 1970, exact. */
@@ -62,6 +77,38 @@ export class Instant extends Date {
   override toJSON(): string {
     return this.toISOString()
   }
+}
+
+/** Days of a month, but for leap years. */
+const daysOf = [0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+
+/** Microseconds since 1970 of 2026-01-31T02:30:00.123456, with any sign for the T, from 1970 to 2200; NaN for all else. */
+function usualMicros(text: string, end: number): number {
+  const year = digits(text, 0, 4)
+  const month = digits(text, 5, 7)
+  const day = digits(text, 8, 10)
+  const hour = digits(text, 11, 13)
+  const minute = digits(text, 14, 16)
+  const second = digits(text, 17, 19)
+  const parted = text[4] === '-' && text[7] === '-' && text[13] === ':' && text[16] === ':'
+  // NaN is in no range
+  const inRange = year >= 1970 && year < 2200 && day > 0 && day <= daysOf[month]! && hour < 24 && minute < 60
+  if (!parted || !inRange || !(second < 60)) return Number.NaN
+  const micros = Date.UTC(year, month - 1, day, hour, minute, second) * 1000
+  if (end === 19) return micros
+  if (text[19] !== '.' || end < 21 || end > 26) return Number.NaN
+  return micros + digits(text, 20, end) * 10 ** (26 - end)
+}
+
+/** The number that the digits in some places make; NaN when one is none. */
+function digits(text: string, start: number, end: number): number {
+  let number = 0
+  for (let at = start; at < end; at++) {
+    const digit = text.charCodeAt(at) - 48
+    if (!(digit >= 0 && digit < 10)) return Number.NaN
+    number = number * 10 + digit
+  }
+  return number
 }
 
 // ---- the stage's encoding: JSON, with a tagged object for each value that JSON would bend ------------------

@@ -148,6 +148,46 @@ describe('an instant', () => {
       }),
     )
   })
+
+  it('is read in the years that most are in as in all others, with any number of digits', () => {
+    const year = 366n * 24n * 3600n * 1_000_000n
+    fc.assert(
+      fc.property(fc.bigInt({ min: -5n * year, max: 240n * year }), fc.integer({ min: 0, max: 6 }), (all, digits) => {
+        const unit = 10n ** BigInt(6 - digits)
+        const micros = (all / unit) * unit
+        const iso = new Date(Number(all / 1_000_000n) * 1000).toISOString().slice(0, 19)
+        const fraction =
+          all < 0n || digits === 0
+            ? ''
+            : `.${String(micros % 1_000_000n)
+                .padStart(6, '0')
+                .slice(0, digits)}`
+        const expected = fraction === '' ? (all / 1_000_000n) * 1_000_000n : micros
+        expect(Instant.micros(Instant.of(`${iso}${fraction}Z`))).toBe(expected)
+        expect(Instant.micros(Instant.ofSql(`${iso.replace('T', ' ')}${fraction}`))).toBe(expected)
+      }),
+    )
+  })
+
+  it.each([
+    '2026-13-01T00:00:00Z',
+    '2026-00-10T00:00:00Z',
+    '2026-02-29T00:00:00Z',
+    '2024-02-29T00:00:00Z',
+    '2026-04-31T00:00:00Z',
+    '2026-01-01T24:00:00Z',
+    '2026-01-01T25:00:00Z',
+    '2026-01-01T00:60:00Z',
+    '2026-01-01T00:00:60Z',
+    '2026-01-01T00:00:00.Z',
+    '2026-01-01T00:00:00.12x456Z',
+    '2026-01-01T00:00Z',
+    '2026-01-01 00:00:00Z',
+    '2026/01/01T00:00:00Z',
+    '0000-00-00T00:00:00Z',
+  ])('is of %s what Date makes of it', (text) => {
+    expect(Instant.of(text).getTime()).toBe(new Date(text).getTime())
+  })
 })
 
 describe('canonical text', () => {

@@ -114,7 +114,7 @@ function timestamp(text: string): string {
 
 /** As the text it is when it is no day, such as 0000-00-00. */
 function instant(text: string): Date | string {
-  const date = Instant.of(`${text.replace(' ', 'T')}Z`)
+  const date = Instant.ofSql(text)
   return Number.isNaN(date.getTime()) ? text : date
 }
 

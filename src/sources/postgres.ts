@@ -173,7 +173,7 @@ async function bulk(
     relation: fingerprinted(lines, 'line', version + shape),
     payload: ['line'],
     place: 'row_number() over ()',
-    rows: ([texts]) => (texts as string[]).map((text) => filled(blank, all, copyColumns(text))),
+    rows: ([texts]) => filled(blank, all, (texts as string[]).map(copyColumns)),
   }
 }
 
@@ -221,7 +221,7 @@ function columnsOf(fields: readonly FieldDef[], arrays: Arrays, { describe }: Re
 function reader(fields: readonly FieldDef[], arrays: Arrays, reading: Reading): (rows: Answer['rows']) => AnyRow[] {
   const columns = columnsOf(fields, arrays, reading)
   const blank = blankRowOf(columns)
-  return (rows) => rows.map((values) => filled(blank, columns, values))
+  return (rows) => filled(blank, columns, rows)
 }
 
 function blankRowOf(columns: Columns): AnyRow {
@@ -231,14 +231,16 @@ function blankRowOf(columns: Columns): AnyRow {
   )
 }
 
-/** A row with what the server wrote in its columns. */
-function filled(blank: AnyRow, columns: Columns, values: readonly (string | null)[]): AnyRow {
-  const row = { ...blank }
-  for (let index = 0; index < columns.length; index++) {
-    const text = values[index]!
-    if (text !== null) row[columns[index]!.name] = columns[index]!.read(text)
+/** Rows with what the server wrote in their columns. */
+function filled(blank: AnyRow, columns: Columns, texts: Answer['rows']): AnyRow[] {
+  const rows = texts.map(() => ({ ...blank }))
+  for (const [index, { name, read }] of columns.entries()) {
+    for (let row = 0; row < rows.length; row++) {
+      const text = texts[row]![index]!
+      if (text !== null) rows[row]![name] = read(text)
+    }
   }
-  return row
+  return rows
 }
 
 /** Writes what the server copies into a file. Answers how many bytes there are, and how many the longest line has, at most. */

@@ -64,6 +64,10 @@ const file = (path) => duckdb({ query: `from '${path}'` })
 const updates = rows / 100 + rows / 200
 const gone = rows / 200
 
+/** How a sync reads the table. */
+const definition = () => postgres({ url, table: 'people' })[Symbol.for('spillway.source')]
+const never = new AbortController().signal
+
 const phases = {
   prepare: async () => {
     await rm(folder, { recursive: true, force: true })
@@ -100,7 +104,7 @@ const phases = {
     raw: () => bareCursor({ types: { getTypeParser: () => (text) => text } }),
     cursor: async () => {
       let seen = 0
-      for await (const _ of postgres({ url, table: 'people' })) seen++
+      for await (const batch of definition().read({ describe() {}, signal: never })) seen += batch.length
       if (seen !== rows) throw new Error(`${seen} rows`)
     },
     copy: async () => {
@@ -110,11 +114,9 @@ const phases = {
       await client.end()
     },
     stage: async () => {
-      const { bulk } = postgres({ url, table: 'people' })[Symbol.for('spillway.source')]
-      const { signal } = new AbortController()
-      const gather = (bring) => bring(folder, signal)
-      const told = { describe() {}, log: quiet, signal, gather, key: ['id'], version: '' }
-      if (!(await bulk(told))) throw new Error('read row by row')
+      const gather = (bring) => bring(folder, never)
+      const told = { describe() {}, log: quiet, signal: never, gather, key: ['id'], version: '' }
+      if (!(await definition().bulk(told))) throw new Error('read row by row')
     },
     load: () => run(postgres({ url, table: 'people' }), { delivered: rows }),
     again: async () => {
