@@ -53,9 +53,7 @@ export class Instant extends Date {
   /** Without the cost of a pattern, what nearly all are; `undefined` for all others. */
   static #usual(text: string, separator: string, end: number): Date | undefined {
     const micros = text[10] === separator ? usualMicros(text, end) : Number.NaN
-    if (Number.isNaN(micros)) return undefined
-    const rest = micros % 1000
-    return rest === 0 ? new Date(micros / 1000) : new Instant((micros - rest) / 1000, rest)
+    return Number.isNaN(micros) ? undefined : Instant.ofMicros(micros)
   }
 
   /** Microseconds since 1970, exact. */
@@ -64,10 +62,16 @@ export class Instant extends Date {
   }
 
   /** The instant of that many microseconds since 1970; a plain `Date` where milliseconds are enough. */
-  static ofMicros(micros: bigint): Date {
-    const rest = ((micros % 1000n) + 1000n) % 1000n
-    const milliseconds = Number((micros - rest) / 1000n)
-    return rest === 0n ? new Date(milliseconds) : new Instant(milliseconds, Number(rest))
+  static ofMicros(micros: number | bigint): Date {
+    const number = Number(micros)
+    if (Number.isSafeInteger(number)) return Instant.#parts(Math.floor(number / 1000), ((number % 1000) + 1000) % 1000)
+    const whole = BigInt(micros)
+    const rest = ((whole % 1000n) + 1000n) % 1000n
+    return Instant.#parts(Number((whole - rest) / 1000n), Number(rest))
+  }
+
+  static #parts(milliseconds: number, microseconds: number): Date {
+    return microseconds === 0 ? new Date(milliseconds) : new Instant(milliseconds, microseconds)
   }
 
   override toISOString(): string {

@@ -1,6 +1,6 @@
 import { SourceError } from '../errors.js'
 import type { ColumnType } from '../values.js'
-import { clockText, dateText, decimalText, instant, instantText, shortest, timestampText } from './exact.js'
+import { clockText, dateText, decimalText, instant, instantText, longs, shortest, timestampText } from './exact.js'
 
 // apache-arrow and flechette keep the buffers of the Arrow format under names that differ little, and number types and units alike.
 // Reading them, and not the values that either makes of them, is what keeps microseconds, decimals and large integers exact.
@@ -173,20 +173,10 @@ function items<T>(View: View<T>, values: ArrayBufferView | null | undefined): T 
   return new View(buffer, byteOffset, Math.floor(byteLength / View.BYTES_PER_ELEMENT))
 }
 
-/** Integers of 64 bits: as `number` where that is exact, for a `bigint` costs ten times as much. */
-function longs(values: ArrayBufferView | null | undefined): (index: number) => number | bigint {
-  const all = items(BigInt64Array, values)
-  const halves = items(Int32Array, all)
-  return (index) => {
-    const high = halves[index * 2 + 1]!
-    return high >= -0x20_0000 && high < 0x20_0000 ? high * 2 ** 32 + (halves[index * 2]! >>> 0) : all[index]!
-  }
-}
-
 /** Where things begin, counted in 32 or in 64 bits. */
 function places(offsets: Int32Array | BigInt64Array | null | undefined): (index: number) => number {
   if (offsets instanceof Int32Array) return (index) => offsets[index]!
-  return longs(offsets) as (index: number) => number
+  return longs(items(BigInt64Array, offsets)) as (index: number) => number
 }
 
 function offsetsOf(chunk: ArrowChunk): (index: number) => number {
@@ -277,7 +267,7 @@ function dates({ unit }: ArrowType): (chunk: ArrowChunk) => At {
       const days = items(Int32Array, values)
       return (index) => dateText(days[index]!)
     }
-    const milliseconds = longs(values)
+    const milliseconds = longs(items(BigInt64Array, values))
     return (index) => dateText(Math.floor(Number(milliseconds(index)) / 86_400_000))
   }
 }
@@ -285,7 +275,10 @@ function dates({ unit }: ArrowType): (chunk: ArrowChunk) => At {
 function times(type: ArrowType): (chunk: ArrowChunk) => At {
   const digits = digitsOf(type)
   return ({ values }) => {
-    const all = digits > 3 ? (longs(values) as (index: number) => number) : indexed(items(Int32Array, values))
+    const all =
+      digits > 3
+        ? (longs(items(BigInt64Array, values)) as (index: number) => number)
+        : indexed(items(Int32Array, values))
     return (index) => clockText(all(index) as number, digits)
   }
 }
@@ -296,7 +289,7 @@ function timestamps(type: ArrowType): (chunk: ArrowChunk) => At {
     ? (value: number | bigint) => zoned(value, digits)
     : (value: number | bigint) => timestampText(value, digits)
   return ({ values }) => {
-    const all = longs(values)
+    const all = longs(items(BigInt64Array, values))
     return (index) => convert(all(index))
   }
 }
@@ -316,7 +309,7 @@ function zoned(value: number | bigint, digits: number): Date | string {
 function durations(type: ArrowType): (chunk: ArrowChunk) => At {
   const digits = digitsOf(type)
   return ({ values }) => {
-    const all = longs(values)
+    const all = longs(items(BigInt64Array, values))
     return (index) => `PT${seconds(all(index), digits)}S`
   }
 }
@@ -332,7 +325,7 @@ function intervals({ unit }: ArrowType): (chunk: ArrowChunk) => At {
     const words = items(Int32Array, values)
     if (unit === 0) return (index) => `P${words[index]}M`
     if (unit === 1) return (index) => `P${words[index * 2]}DT${seconds(words[index * 2 + 1]!, 3)}S`
-    const nanoseconds = longs(words)
+    const nanoseconds = longs(items(BigInt64Array, words))
     return (index) => `P${words[index * 4]}M${words[index * 4 + 1]}DT${seconds(nanoseconds(index * 2 + 1), 9)}S`
   }
 }

@@ -14,7 +14,7 @@ import {
 } from '@duckdb/node-api'
 import bindings, { type Vector } from '@duckdb/node-bindings'
 import type { AnyRow, ColumnType } from '../values.js'
-import { clockText, dateText, decimalText, instant, shortest, timestampText } from './exact.js'
+import { clockText, dateText, decimalText, instant, longs, shortest, timestampText } from './exact.js'
 import { assembled, parseJson } from './sql.js'
 
 /** The values in the first `count` places of a vector. */
@@ -74,20 +74,31 @@ function presence(vector: Vector, count: number): (row: number) => boolean {
   return mask ? (row) => ((mask[row >> 3]! >> (row & 7)) & 1) === 1 : () => true
 }
 
-type NumberArray<T> = {
+type View<T> = {
   readonly BYTES_PER_ELEMENT: number
-  new (buffer: ArrayBufferLike, offset: number, length: number): { readonly [index: number]: T }
+  new (buffer: ArrayBufferLike, offset: number, length: number): T
 }
 
-function items<T>(View: NumberArray<T>, vector: Vector, length: number): { readonly [index: number]: T } {
+function items<T>(View: View<T>, vector: Vector, length: number): T {
   const bytes = bindings.vector_get_data(vector, length * View.BYTES_PER_ELEMENT)
   return new View(bytes.buffer, bytes.byteOffset, length)
 }
 
-function fixed<T>(View: NumberArray<T>, convert: (item: T) => unknown = (item) => item): ReadVector {
+function fixed<T>(
+  View: View<{ readonly [index: number]: T }>,
+  convert: (item: T) => unknown = (item) => item,
+): ReadVector {
   return (vector, count) => {
     const found = items(View, vector, count)
     return values(vector, count, (row) => convert(found[row]!))
+  }
+}
+
+/** Integers of 64 bits that do not stay what they are. */
+function long(convert: (item: number | bigint) => unknown): ReadVector {
+  return (vector, count) => {
+    const at = longs(items(BigInt64Array, vector, count))
+    return values(vector, count, (row) => convert(at(row)))
   }
 }
 
@@ -126,12 +137,12 @@ const plain: { readonly [type in DuckDBTypeId]?: Converter } = {
   [DuckDBTypeId.FLOAT]: { type: 'double', read: fixed(Float32Array, shortest) },
   [DuckDBTypeId.DOUBLE]: { type: 'double', read: fixed(Float64Array) },
   [DuckDBTypeId.DATE]: { type: 'date', read: fixed(Int32Array, dateText) },
-  [DuckDBTypeId.TIMESTAMP_S]: { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 0)) },
-  [DuckDBTypeId.TIMESTAMP_MS]: { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 3)) },
-  [DuckDBTypeId.TIMESTAMP]: { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 6)) },
-  [DuckDBTypeId.TIMESTAMP_NS]: { type: 'timestamp', read: fixed(BigInt64Array, (value) => timestampText(value, 9)) },
-  [DuckDBTypeId.TIMESTAMP_TZ]: { type: 'instant', read: fixed(BigInt64Array, instant) },
-  [DuckDBTypeId.TIME]: { type: 'text', read: fixed(BigInt64Array, (value) => clockText(Number(value), 6)) },
+  [DuckDBTypeId.TIMESTAMP_S]: { type: 'timestamp', read: long((value) => timestampText(value, 0)) },
+  [DuckDBTypeId.TIMESTAMP_MS]: { type: 'timestamp', read: long((value) => timestampText(value, 3)) },
+  [DuckDBTypeId.TIMESTAMP]: { type: 'timestamp', read: long((value) => timestampText(value, 6)) },
+  [DuckDBTypeId.TIMESTAMP_NS]: { type: 'timestamp', read: long((value) => timestampText(value, 9)) },
+  [DuckDBTypeId.TIMESTAMP_TZ]: { type: 'instant', read: long(instant) },
+  [DuckDBTypeId.TIME]: { type: 'text', read: long((value) => clockText(Number(value), 6)) },
   [DuckDBTypeId.UUID]: { type: 'text', read: wide(uuidText) },
   [DuckDBTypeId.VARCHAR]: { type: 'text', read: texts },
   [DuckDBTypeId.BLOB]: { type: 'binary', read: blobs },
@@ -232,7 +243,7 @@ function decimals(type: DuckDBDecimalLogicalType): ReadVector {
   const text = (unscaled: number | bigint) => decimalText(unscaled, scale)
   if (internalTypeId === DuckDBTypeId.SMALLINT) return fixed(Int16Array, text)
   if (internalTypeId === DuckDBTypeId.INTEGER) return fixed(Int32Array, text)
-  if (internalTypeId === DuckDBTypeId.BIGINT) return fixed(BigInt64Array, text)
+  if (internalTypeId === DuckDBTypeId.BIGINT) return long(text)
   return wide((value) => text(BigInt.asIntN(128, value)))
 }
 
