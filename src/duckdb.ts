@@ -1,6 +1,6 @@
 import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import type { DuckDBConnection, DuckDBInstance, DuckDBType, DuckDBValue } from '@duckdb/node-api'
+import type { DuckDBConnection, DuckDBDataChunk, DuckDBInstance, DuckDBType, DuckDBValue } from '@duckdb/node-api'
 import { type LineFiles, linesAs, literal, nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { writeDurably } from './state/files.js'
@@ -83,18 +83,20 @@ export async function copyTo(connection: DuckDBConnection, path: string, select:
 
 /** The columns of a query's chunks, each an array of values, while other queries go on. */
 export async function* streamed(database: Duckdb, sql: string): AsyncGenerator<Columns> {
-  const { columnOf, converter } = await import('./sources/duckdb-values.js')
+  const { chunksOf, columnOf, converter } = await import('./sources/duckdb-values.js')
   const connection = await database.connect()
   try {
     const result = await connection.stream(sql)
-    const names = result.columnNames()
-    const readers = names.map((_, index) => converter(result.columnLogicalType(index)).read)
-    for (let chunk = await result.fetchChunk(); chunk?.rowCount; chunk = await result.fetchChunk()) {
-      const from = chunk
-      yield { names, count: chunk.rowCount, columns: readers.map((read, index) => columnOf(from, index, read)) }
+    const reader = () => {
+      const names = result.columnNames()
+      const readers = names.map((_, index) => converter(result.columnLogicalType(index)).read)
+      return (chunk: DuckDBDataChunk): Columns => ({
+        names,
+        count: chunk.rowCount,
+        columns: readers.map((read, index) => columnOf(chunk, index, read)),
+      })
     }
-    // one that fails half-way ends just like a complete one, but no longer calls itself streaming
-    if (!result.isStreaming) throw new Error('a query of the embedded DuckDB broke off half-way')
+    yield* chunksOf(connection, result, reader, async () => 'a query of our own broke off half-way')
   } finally {
     database.disconnect(connection)
   }

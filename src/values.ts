@@ -119,6 +119,7 @@ function digits(text: string, start: number, end: number): number {
 
 /** Marks an object that stands for another value; an object that owns this key itself is wrapped. */
 const tag = '$'
+const tagText = JSON.stringify(tag)
 
 /**
  * Rows as one JSON array. `tagged` says that some value needed a tag and {@link decodeRows} must look for them:
@@ -184,10 +185,12 @@ export function losslessText(row: object): string {
   return JSON.stringify(isPlainObject(row, 0) ? row : encodeObject(row, 0))
 }
 
-/** The rows of these lossless texts. */
+/** The rows of these lossless texts. One by one: V8 reads a text of hundreds of kilobytes, joined of them, at half the speed. */
 export function decodeTexts(texts: readonly string[]): AnyRow[] {
-  const array = `[${texts.join()}]`
-  return decodeRows(array, array.includes(`"${tag}"`))
+  return texts.map((text) => {
+    const row = JSON.parse(text) as AnyRow
+    return text.includes(tagText) ? (decodeObject(row) as AnyRow) : row
+  })
 }
 
 /** A row that cannot be kept, by its place in the array given. */
@@ -250,12 +253,12 @@ function isPlainNested(value: object): boolean {
 function encodeObject(row: object, index: number): unknown {
   const encoded: AnyRow = {}
   for (const [column, value] of Object.entries(row)) {
-    if (value !== undefined) set(encoded, column, encode(value, `column ${JSON.stringify(column)}`, index))
+    if (value !== undefined) set(encoded, column, encode(value, column, index))
   }
   return tag in encoded ? { [tag]: 'object', v: encoded } : encoded
 }
 
-function encode(value: unknown, where: string, index: number): unknown {
+function encode(value: unknown, column: string, index: number): unknown {
   switch (typeof value) {
     case 'string':
     case 'boolean':
@@ -271,22 +274,25 @@ function encode(value: unknown, where: string, index: number): unknown {
     case 'object':
       break
     default:
-      throw new RowError(index, `holds ${describe(value)} in ${where}, which cannot be kept`)
+      throw new RowError(index, `holds ${describe(value)} in column ${JSON.stringify(column)}, which cannot be kept`)
   }
   if (value === null) return null
-  if (Array.isArray(value)) return value.map((item) => encode(item, where, index))
+  if (Array.isArray(value)) return value.map((item) => encode(item, column, index))
   if (value instanceof Date) {
     return { [tag]: 'instant', v: Number.isNaN(value.getTime()) ? null : value.toISOString() }
   }
   if (value instanceof Uint8Array) return { [tag]: 'binary', v: Buffer.from(value).toString('base64') }
   if (ArrayBuffer.isView(value) && !(value instanceof DataView)) {
-    return Array.from(value as unknown as Iterable<unknown>, (item) => encode(item, where, index))
+    return Array.from(value as unknown as Iterable<unknown>, (item) => encode(item, column, index))
   }
   if (typeof (value as { toJSON?: unknown }).toJSON === 'function') {
-    return encode((value as { toJSON(): unknown }).toJSON(), where, index)
+    return encode((value as { toJSON(): unknown }).toJSON(), column, index)
   }
   if (value instanceof Map || value instanceof Set || value instanceof DataView || value instanceof ArrayBuffer) {
-    throw new RowError(index, `holds a ${value.constructor.name} in ${where}: give an array, an object or a Uint8Array`)
+    throw new RowError(
+      index,
+      `holds a ${value.constructor.name} in column ${JSON.stringify(column)}: give an array, an object or a Uint8Array`,
+    )
   }
   return encodeObject(value, index)
 }

@@ -1,11 +1,13 @@
 import {
   DuckDBArrayLogicalType,
+  type DuckDBConnection,
   type DuckDBDataChunk,
   DuckDBDecimalLogicalType,
   DuckDBEnumLogicalType,
   DuckDBListLogicalType,
   type DuckDBLogicalType,
   DuckDBMapLogicalType,
+  type DuckDBResult,
   DuckDBStructLogicalType,
   DuckDBTypeId,
   DuckDBUnionLogicalType,
@@ -13,9 +15,42 @@ import {
   DuckDBVector,
 } from '@duckdb/node-api'
 import bindings, { type Vector } from '@duckdb/node-bindings'
+import { SourceError } from '../errors.js'
 import type { AnyRow, ColumnType } from '../values.js'
 import { clockText, dateText, decimalText, instant, longs, shortest, timestampText } from './exact.js'
 import { assembled, parseJson } from './sql.js'
+
+/**
+ * What `reader()` makes of each chunk of a streaming result; the next one is asked for meanwhile. A result that is not read to its
+ * end is ended, for it would keep its file locked against writers, even when all else is closed. `reason` tells why it broke off.
+ */
+export async function* chunksOf<T>(
+  connection: DuckDBConnection,
+  result: DuckDBResult,
+  reader: () => (chunk: DuckDBDataChunk) => T,
+  reason: () => Promise<string>,
+): AsyncGenerator<T> {
+  const ask = (): Promise<DuckDBDataChunk | null> => {
+    const chunk = result.fetchChunk()
+    chunk.catch(() => {}) // seen when it is awaited
+    return chunk
+  }
+  let next = ask()
+  try {
+    const read = reader()
+    for (let chunk = await next; chunk?.rowCount; chunk = await next) {
+      next = ask()
+      yield read(chunk)
+    }
+    // A result that fails half-way ends just like a complete one; all that tells them apart is that a failed one no
+    // longer calls itself streaming (duckdb_result_is_streaming in duckdb.h: false when there is an error).
+    if (!result.isStreaming) throw new SourceError(`duckdb: ${await reason()}`)
+  } finally {
+    connection.interrupt()
+    const rest = () => result.fetchChunk()
+    for (let chunk = await next.catch(rest); chunk?.rowCount; chunk = await rest()) connection.interrupt()
+  }
+}
 
 /** The values in the first `count` places of a vector. */
 export type ReadVector = (vector: Vector, count: number) => unknown[]

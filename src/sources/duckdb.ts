@@ -16,7 +16,7 @@ import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
-import { converter, rowsOf } from './duckdb-values.js'
+import { chunksOf, converter, rowsOf } from './duckdb-values.js'
 import { metOnce, sift } from './sift.js'
 import {
   assembled,
@@ -166,29 +166,14 @@ async function open(
 async function* chunks(connection: DuckDBConnection, query: string, reading: Reading): AsyncGenerator<AnyRow[]> {
   await connection.run("set TimeZone = 'UTC'")
   const result = await start(connection, query, reading)
-  let next = fetched(result)
-  try {
+  const reader = () => {
     const names = result.columnNames()
     const blank = blankRow(names, actor)
     const columns = names.map((name, index) => ({ name, ...converter(result.columnLogicalType(index)) }))
     reading.describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
-    for (let chunk = await next; chunk?.rowCount; chunk = await next) {
-      next = fetched(result)
-      yield rowsOf(chunk, columns, blank)
-    }
-    // A result that fails half-way ends just like a complete one; all that tells them apart is that a failed one no
-    // longer calls itself streaming (duckdb_result_is_streaming in duckdb.h: false when there is an error).
-    if (!result.isStreaming) throw new SourceError(`${actor}: ${await reasonOf(connection, query)}`)
-  } finally {
-    await end(connection, result, next)
+    return (chunk: DuckDBDataChunk) => rowsOf(chunk, columns, blank)
   }
-}
-
-/** Asks for the chunk after those that were asked for: DuckDB works on it while rows are made of one. */
-function fetched(result: DuckDBResult): Promise<DuckDBDataChunk | null> {
-  const chunk = result.fetchChunk()
-  chunk.catch(() => {}) // seen when it is awaited
-  return chunk
+  yield* chunksOf(connection, result, reader, () => reasonOf(connection, query))
 }
 
 async function start(connection: DuckDBConnection, query: string, reading: Reading): Promise<DuckDBResult> {
@@ -219,16 +204,6 @@ async function prepare(connection: DuckDBConnection, query: string): Promise<Duc
     )
   }
   return prepared
-}
-
-/** Ends a result early. One that is not read to its end keeps the file locked against writers, even when all else is closed. */
-async function end(
-  connection: DuckDBConnection,
-  result: DuckDBResult,
-  asked: Promise<DuckDBDataChunk | null>,
-): Promise<void> {
-  connection.interrupt()
-  for (let chunk = await asked; chunk?.rowCount; chunk = await result.fetchChunk()) connection.interrupt()
 }
 
 // ---- rows that are compared where they are ---------------------------------------------------------------------
