@@ -118,13 +118,17 @@ export async function* streamedRows<Row>(database: Duckdb, sql: string): AsyncGe
   }
 }
 
+/** Bytes of a line file that are written together, about. */
+const pageBytes = 1 << 18
+
 /** A text file of lines that DuckDB reads as a table: many times as fast as values handed over one by one. */
 export class LineFile {
   readonly #path: string
   #file: FileHandle | undefined
-  #text = ''
+  #page = Buffer.allocUnsafeSlow(pageBytes * 2)
+  #filled = 0
   #longest = 0
-  #length = 0
+  #bytes = 0
 
   constructor(path: string) {
     this.#path = path
@@ -132,30 +136,32 @@ export class LineFile {
 
   /** Adds a line: fields without tabs and line breaks, and tabs between them. Waits now and then, when it answers a promise. */
   add(line: string): Promise<void> | undefined {
-    this.#longest = Math.max(this.#longest, line.length)
-    this.#length += line.length + 1
-    this.#text += `${line}\n`
-    return this.#text.length > 1 << 18 ? this.#flush() : undefined
+    // in UTF-8, at most three bytes for each of JavaScript's units
+    const most = this.#filled + line.length * 3 + 1
+    if (most > this.#page.length) this.#page = Buffer.concat([this.#page], most * 2)
+    const bytes = this.#page.write(`${line}\n`, this.#filled)
+    this.#longest = Math.max(this.#longest, bytes)
+    this.#filled += bytes
+    return this.#filled > pageBytes ? this.#flush() : undefined
   }
 
   /** What DuckDB reads it by, once all lines are there. */
   async end(columns: Readonly<Record<string, string>>): Promise<string> {
     await this.#flush()
     await this.#file!.close()
-    // in UTF-8, at most three bytes for each of JavaScript's units
-    return linesIn(columns, { files: [this.#path], longest: this.#longest * 3, bytes: this.#length * 3 })
+    return linesIn(columns, { files: [this.#path], longest: this.#longest, bytes: this.#bytes })
   }
 
   async #flush(): Promise<void> {
-    const text = this.#text
-    this.#text = ''
     try {
       await mkdir(dirname(this.#path), { recursive: true })
       this.#file ??= await open(this.#path, 'w')
-      await this.#file.appendFile(text)
+      await this.#file.appendFile(this.#page.subarray(0, this.#filled))
     } catch (error) {
       throw explained(error, this.#path)
     }
+    this.#bytes += this.#filled
+    this.#filled = 0
   }
 }
 

@@ -70,7 +70,7 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
   }
   await connection.run(`create view snapshot as
     select *, nullif(coalesce(other, key), '') as match
-    from (from written anti join learnt using (key) union all from learnt) where ${something}`)
+    from (${ledger ? 'from written anti join learnt using (key) union all from learnt' : 'from written'}) where ${something}`)
 }
 
 /** What the files say. */
