@@ -13,7 +13,7 @@ import { metOnce, sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
 import { rowLine } from './stage.js'
 import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
-import { type AnyRow, canonical, decodeTexts, keyOf, losslessText } from './values.js'
+import { type AnyRow, decodeTexts, differences, keyOf, losslessText } from './values.js'
 import { messageOf } from './verdict.js'
 
 // What was read is compared with what the destination has acknowledged by an embedded DuckDB, which spills to disk: keys
@@ -663,7 +663,9 @@ async function closedLetters(connection: DuckDBConnection, { state, complete }: 
 
 /** Whether two records say the same, as they are kept. */
 function isSame(one: string, other: string): boolean {
-  return one === other || canonical(decodeTexts([one])[0]) === canonical(decodeTexts([other])[0])
+  if (one === other) return true
+  const [before, after] = decodeTexts([one, other])
+  return differences(before!, after!).length === 0
 }
 
 type Kept = { readonly problem: null; readonly record: AnyRow; readonly text: string } | { readonly problem: string }

@@ -403,7 +403,8 @@ let latest: { readonly keys: readonly string[]; readonly order: readonly (readon
 /** The fields of which two records say different things: those of the second in its order, then those it does not have. */
 export function differences(before: AnyRow, after: AnyRow): string[] {
   const fields = new Set([...Object.keys(after), ...Object.keys(before)])
-  return [...fields].filter((field) => canonical(before[field]) !== canonical(after[field]))
+  const differs = (one: unknown, other: unknown) => one !== other && canonical(one) !== canonical(other)
+  return [...fields].filter((field) => differs(before[field], after[field]))
 }
 
 /** The canonical text of a row's key; `undefined` when a column of it is null or absent. */

@@ -182,6 +182,13 @@ describe('a read', () => {
     db.exec('begin exclusive; commit')
   })
 
+  it('only reads, whatever the query says', async () => {
+    const file = made('precious.db', 'create table t (n); insert into t values (1)')
+    const reading = readAll(sqlite({ path: file, query: 'delete from t returning n' }))
+    await expect(reading).rejects.toThrow(/^sqlite: .*correct the query/)
+    expect((await readAll(sqlite({ path: file, table: 't' }))).rows).toEqual([{ n: 1 }])
+  })
+
   it('ends at an abort', async () => {
     const controller = new AbortController()
     const read = async () => {
