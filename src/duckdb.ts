@@ -96,7 +96,8 @@ export async function* streamed(database: Duckdb, sql: string): AsyncGenerator<C
         columns: readers.map((read, index) => columnOf(chunk, index, read)),
       })
     }
-    yield* chunksOf(connection, result, reader, async () => 'a query of our own broke off half-way')
+    const broken = async () => new Error('a query of the embedded DuckDB broke off half-way')
+    yield* chunksOf(connection, result, reader, broken)
   } finally {
     database.disconnect(connection)
   }

@@ -15,20 +15,19 @@ import {
   DuckDBVector,
 } from '@duckdb/node-api'
 import bindings, { type Vector } from '@duckdb/node-bindings'
-import { SourceError } from '../errors.js'
 import type { AnyRow, ColumnType } from '../values.js'
 import { clockText, dateText, decimalText, instant, longs, shortest, timestampText } from './exact.js'
 import { assembled, parseJson } from './sql.js'
 
 /**
  * What `reader()` makes of each chunk of a streaming result; the next one is asked for meanwhile. A result that is not read to its
- * end is ended, for it would keep its file locked against writers, even when all else is closed. `reason` tells why it broke off.
+ * end is ended, for it would keep its file locked against writers, even when all else is closed. `broken` tells why it broke off.
  */
 export async function* chunksOf<T>(
   connection: DuckDBConnection,
   result: DuckDBResult,
   reader: () => (chunk: DuckDBDataChunk) => T,
-  reason: () => Promise<string>,
+  broken: () => Promise<Error>,
 ): AsyncGenerator<T> {
   const ask = (): Promise<DuckDBDataChunk | null> => {
     const chunk = result.fetchChunk()
@@ -44,7 +43,7 @@ export async function* chunksOf<T>(
     }
     // A result that fails half-way ends just like a complete one; all that tells them apart is that a failed one no
     // longer calls itself streaming (duckdb_result_is_streaming in duckdb.h: false when there is an error).
-    if (!result.isStreaming) throw new SourceError(`duckdb: ${await reason()}`)
+    if (!result.isStreaming) throw await broken()
   } finally {
     connection.interrupt()
     const rest = () => result.fetchChunk()

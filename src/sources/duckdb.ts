@@ -173,7 +173,8 @@ async function* chunks(connection: DuckDBConnection, query: string, reading: Rea
     reading.describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
     return (chunk: DuckDBDataChunk) => rowsOf(chunk, columns, blank)
   }
-  yield* chunksOf(connection, result, reader, () => reasonOf(connection, query))
+  const broken = async () => new SourceError(`${actor}: ${await reasonOf(connection, query)}`)
+  yield* chunksOf(connection, result, reader, broken)
 }
 
 async function start(connection: DuckDBConnection, query: string, reading: Reading): Promise<DuckDBResult> {
