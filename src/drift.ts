@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { DuckDBValue } from '@duckdb/node-api'
 import { redact } from './config.js'
 import type { ListContext } from './destination.js'
-import { copyTo, countOf, type Duckdb, fill, openDuckdb, streamedRows } from './duckdb.js'
+import { copyTo, countOf, type Duckdb, fill, openDuckdb, rowsOf, streamedRows } from './duckdb.js'
 import { ConfigError, FatalError, SpillwayError } from './errors.js'
 import { createHttp } from './http.js'
 import { fullJitter, Pace, retrying } from './pace.js'
@@ -151,11 +151,16 @@ async function driftOf(listing: Listing, state: SyncState | undefined, own: stri
       dirty: (await countOf(connection, 'delivered')) - (await countOf(connection, 'expected')),
     }
     const doubled = await countOf(connection, 'pair where expected is not null and turn > 1')
+    const [mean] = await rowsOf<{ bytes: number | null }>(
+      connection,
+      'select avg(strlen(concat(expected, found))) as bytes from difference',
+    )
     const file = join(own, 'drift.parquet')
     await copyTo(
       connection,
       file,
       `select row_number() over (order by rank, place, key) as place, kind, expected, found, fields, reason from difference order by 1`,
+      { rowBytes: mean!.bytes ?? 0, ordered: true },
     )
     return {
       sync: name,

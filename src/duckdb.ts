@@ -1,11 +1,16 @@
 import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
+import { totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import type { DuckDBConnection, DuckDBDataChunk, DuckDBInstance, DuckDBType, DuckDBValue } from '@duckdb/node-api'
 import { type LineFiles, linesAs, literal, nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { writeDurably } from './state/files.js'
 
-const memoryLimit = '512MB'
+const megabyte = 1_000_000
+/** Enough for rows of 512 bytes, however many there are. */
+const memoryLimit = 512
+/** Of wide rows, DuckDB joins and sorts any number when it may hold about so many. */
+const rowsHeld = 1_000_000
 
 /** A DuckDB of our own, in memory as far as it fits. */
 export interface Duckdb {
@@ -21,11 +26,17 @@ export interface Duckdb {
 /** Opens one that spills into the folder `spill`, which is there only while it must be. */
 export async function openDuckdb(spill: string): Promise<Duckdb> {
   const { DuckDBInstance } = await import('@duckdb/node-api')
-  const instance = await DuckDBInstance.create(':memory:', { memory_limit: memoryLimit, temp_directory: spill })
+  const instance = await DuckDBInstance.create(':memory:', { memory_limit: `${memoryLimit}MB`, temp_directory: spill })
   return place(instance, 'main', async () => {
     instance.closeSync()
     await rm(spill, { recursive: true, force: true })
   })
+}
+
+/** Lets DuckDB take more memory than usual where rows of so many bytes need it, up to what the machine can spare. */
+export async function allowFor(connection: DuckDBConnection, rowBytes: number): Promise<void> {
+  const limit = Math.floor(Math.min(rowBytes * rowsHeld, totalmem() * 0.6) / megabyte)
+  if (limit > memoryLimit) await connection.run(`set memory_limit = '${limit}MB'`)
 }
 
 let spaces = 0
@@ -68,17 +79,47 @@ export async function countOf(connection: DuckDBConnection, what: string): Promi
   return Number(row!.n)
 }
 
-/** What a query gives, as a Parquet file that is durable when this resolves. */
-export async function copyTo(connection: DuckDBConnection, path: string, select: string): Promise<void> {
+/** Rows that DuckDB writes to Parquet together: at least, and as it would itself. */
+const [fewestRows, usualRows] = [2_048, 122_880]
+/** Bytes of such rows, about. It holds several groups of them in memory while it writes. */
+const groupBytes = 1 << 24
+
+/**
+ * What a query gives, as a Parquet file that is durable when this resolves. A row has `rowBytes`, about, before compression. Unless
+ * rows are to stay in their order, far less is held in memory.
+ */
+export async function copyTo(
+  connection: DuckDBConnection,
+  path: string,
+  select: string,
+  { rowBytes, ordered }: { readonly rowBytes: number; readonly ordered: boolean },
+): Promise<void> {
+  const fit = Math.floor(groupBytes / rowBytes / fewestRows) * fewestRows
+  const group = Math.max(fewestRows, Math.min(usualRows, fit))
   try {
     await writeDurably(path, async (temporary) => {
       // hardly two values of a column are the same, so that looking for them would take the most time
-      const options = 'format parquet, compression zstd, dictionary_size_limit 1, write_bloom_filter false'
+      const options = `format parquet, compression zstd, dictionary_size_limit 1, write_bloom_filter false, row_group_size ${group}`
+      await connection.run(`set preserve_insertion_order = ${ordered}`)
       await connection.run(`copy (${select}) to ${literal(temporary)} (${options})`)
     })
   } catch (error) {
     throw explained(error, path)
+  } finally {
+    await connection.run('reset preserve_insertion_order')
   }
+}
+
+/** The bytes of a row of these Parquet files before compression, of the file where they are most. */
+export async function rowBytesIn(connection: DuckDBConnection, files: readonly string[]): Promise<number> {
+  if (files.length === 0) return 0
+  const [widest] = await rowsOf<{ bytes: number | null }>(
+    connection,
+    `select max(bytes) as bytes from (
+       select sum(total_uncompressed_size) * count(distinct path_in_schema) / sum(row_group_num_rows) as bytes
+       from parquet_metadata([${files.map(literal).join()}]) group by file_name)`,
+  )
+  return widest!.bytes ?? 0
 }
 
 /** The columns of a query's chunks, each an array of values, while other queries go on. */
@@ -130,6 +171,7 @@ export class LineFile {
   #filled = 0
   #longest = 0
   #bytes = 0
+  #lines = 0
 
   constructor(path: string) {
     this.#path = path
@@ -143,7 +185,13 @@ export class LineFile {
     const bytes = this.#page.write(`${line}\n`, this.#filled)
     this.#longest = Math.max(this.#longest, bytes)
     this.#filled += bytes
+    this.#lines++
     return this.#filled > pageBytes ? this.#flush() : undefined
+  }
+
+  /** Bytes of a line, on average. */
+  get lineBytes(): number {
+    return (this.#bytes + this.#filled) / Math.max(1, this.#lines)
   }
 
   /** What DuckDB reads it by, once all lines are there. */

@@ -1,13 +1,13 @@
 import { hash, randomUUID } from 'node:crypto'
-import { rm } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
 import type { Operation } from './destination.js'
-import { copyTo, countOf, type Duckdb, fill, LineFile, openDuckdb, rowsOf, streamed } from './duckdb.js'
+import { allowFor, copyTo, countOf, type Duckdb, fill, LineFile, openDuckdb, rowsOf, streamed } from './duckdb.js'
 import { ConfigError } from './errors.js'
 import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
-import { loadSnapshot, writeSnapshot } from './snapshot.js'
+import { keptBytes, loadSnapshot, writeSnapshot } from './snapshot.js'
 import type { Sifted } from './source.js'
 import { metOnce, sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
@@ -98,26 +98,40 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     await rm(options.folder, { recursive: true, force: true })
   }
   try {
-    const { known, rows } = await findChanges(database, options)
-    const findings = await findingsOf(database.connection, options, rows)
+    const { known, ...found } = await findChanges(database, options)
+    const findings = await findingsOf(database.connection, options, found)
     return { ...(await comparison(database.connection, options, findings)), known, close }
   } catch (error) {
     await close()
-    throw error
+    throw withoutRoom(error, options.where)
   }
 }
 
+/** What is to be done when DuckDB has too little memory. */
+function withoutRoom(error: unknown, where: string): unknown {
+  if (!/^Out of Memory Error/.test(messageOf(error))) return error
+  return new ConfigError(
+    `${where}: its rows are too large to be compared in the memory of this machine: select fewer or shorter columns, or run it where there is more. Nothing was sent`,
+    { cause: error },
+  )
+}
+
 /** Makes the view `made`: what is to be done about each row that may be news to the destination, and about keys that are gone. */
-async function findChanges(
-  database: Duckdb,
-  options: PlanOptions,
-): Promise<{ readonly known: number; readonly rows: number | undefined }> {
+async function findChanges(database: Duckdb, options: PlanOptions): Promise<Found & { readonly known: number }> {
   const { state, incoming, operation, deletes, folder, key } = options
   const { connection } = database
   await loadSnapshot(connection, state)
   await connection.run(`create view incoming as ${key ? incoming.relation : withoutKey(incoming.relation)}`)
   const before = await countsBefore(connection)
-  const rows = await choose(connection, options, before)
+  const rowBytes = await keptBytes(connection, state)
+  // rows can be wide, and a table would have to hold more of them in memory than a file
+  const keep = async (name: string, select: string): Promise<void> => {
+    const file = join(folder, `${name}.parquet`)
+    await mkdir(folder, { recursive: true })
+    await copyTo(connection, file, select, { rowBytes, ordered: false })
+    await connection.run(`create view ${name} as from read_parquet(${literal(file)})`)
+  }
+  const rows = await choose(connection, options, before, keep)
   const made = new LineFile(join(folder, 'made.lines'))
   const apart = await writeMade(database, options, options.complete && before.all === 0, made)
   await connection.run(`
@@ -126,19 +140,25 @@ async function findChanges(
     create table rival (line bigint, key varchar)`)
   // where every record is found by its own key, no other can have it
   if (operation !== 'replace' && (apart || before.apart > 0)) await settleOwners(connection)
+  await allowFor(connection, made.lineBytes)
   const gone = new LineFile(join(folder, 'gone.lines'))
   const deleted = deletes && (await writeDeletes(database, options, gone))
   const judgedRows = await judged(connection, options)
   await connection.run(
     `create view made as ${judgedRows} ${deleted ? `union all ${decoded(await gone.end(madeColumns))}` : ''}`,
   )
-  return { known: before.known, rows }
+  return { known: before.known, rows, rowBytes: Math.max(made.lineBytes, gone.lineBytes) }
+}
+
+interface Found {
+  /** Rows of a complete read. */
+  readonly rows: number | undefined
+  /** Bytes of what is to be done about a row, about. */
+  readonly rowBytes: number
 }
 
 /** What was found, counted. */
-interface Findings {
-  /** Rows of a complete read. */
-  readonly rows: number | undefined
+interface Findings extends Found {
   readonly tallies: readonly Tallied[]
   /** Keys that are or may be at the destination and are not in the source. */
   readonly gone: number
@@ -146,15 +166,11 @@ interface Findings {
   readonly replaces: boolean
 }
 
-async function findingsOf(
-  connection: DuckDBConnection,
-  { operation }: PlanOptions,
-  rows: number | undefined,
-): Promise<Findings> {
+async function findingsOf(connection: DuckDBConnection, { operation }: PlanOptions, found: Found): Promise<Findings> {
   const tallies = await talliesOf(connection)
   const gone = await countOf(connection, 'gone')
   const differs = tallies.some(({ kind, unfit }) => !unfit && (kind === 'insert' || kind === 'update'))
-  return { rows, tallies, gone, replaces: operation === 'replace' && (gone > 0 || differs) }
+  return { ...found, tallies, gone, replaces: operation === 'replace' && (gone > 0 || differs) }
 }
 
 /** Which kinds are sent. */
@@ -168,7 +184,7 @@ async function comparison(
   findings: Findings,
 ): Promise<Omit<Comparison, 'known' | 'close'>> {
   const { operation, complete } = options
-  const { tallies, gone, replaces } = findings
+  const { tallies, gone, replaces, rowBytes } = findings
   const kinds = sentKinds(replaces)
   const items = tallies.filter(({ kind }) => kinds.includes(kind))
   const { counts, rows } = await countsOf(connection, options, findings)
@@ -179,9 +195,7 @@ async function comparison(
     counts,
     rows,
     knownDeletes:
-      counts.delete === 0
-        ? 0
-        : await countOf(connection, `(from made where kind = 'delete') m join gone g on m.key = g.key where g.known`),
+      counts.delete === 0 ? 0 : await countOf(connection, `made where kind = 'delete' and before is not null`),
     gone: complete ? gone : 0,
     async digest() {
       const [found] = await rowsOf<{ digest: string | null }>(
@@ -196,16 +210,14 @@ async function comparison(
       const refresh = `select null as item, n as stage, key, '${operation}' as operation, hi, lo, null as record, null as other, null as problem,
           null as remote_id, false as doubt, null as landing, null as held_by from made where kind = 'same'`
       const refreshed = kinds.includes('same') ? 0 : sum(tallies.filter(({ kind }) => kind === 'same'))
-      await commitPlan(connection, options, planned, refreshed > 0 ? `${plan} union all ${refresh}` : plan, refreshed)
+      const select = refreshed > 0 ? `${plan} union all ${refresh}` : plan
+      await commitPlan(connection, options, planned, { select, rowBytes, refreshed })
       return planned
     },
     async writeChanges(file) {
-      await copyTo(
-        connection,
-        file,
-        `select ${asOperation} as operation, m.record, m.problem, case when s.known then s.record end as before
-         from (from made where ${isItem}) m left join suspect s on m.key = s.key order by kind = 'delete', line`,
-      )
+      const select = `select ${asOperation} as operation, record, problem, case kind when 'same' then record else before end as before
+        from made where ${isItem}`
+      await copyTo(connection, file, select, { rowBytes, ordered: true })
     },
   }
 }
@@ -274,34 +286,53 @@ function withoutKey(relation: string): string {
  * with their payload and place; `suspect`, what the snapshot knows of their keys, and of keys of which the source may have nothing
  * any more; `gone`, of which it has nothing. Answers how many rows a complete read has.
  */
-async function choose(connection: DuckDBConnection, options: PlanOptions, before: Before): Promise<number | undefined> {
+async function choose(
+  connection: DuckDBConnection,
+  options: PlanOptions,
+  before: Before,
+  keep: Keep,
+): Promise<number | undefined> {
   const { operation, complete, full } = options
   // held: an insert that may have been applied is not repeated, and its key is not inserted a second time
   const inserts = operation === 'insert'
   await connection.run(
     `create view held as select key, any_value(batch) as batch from open_item where state = 'unknown' and ${inserts} group by key`,
   )
-  const rows = complete ? await chooseOfAll(connection, options, before) : await chooseOfSome(connection, options)
+  const rows = complete
+    ? await chooseOfAll(connection, options, before, keep)
+    : await chooseOfSome(connection, options, keep)
   const known = inserts && !full ? 'anti join (from suspect where known) using (key)' : ''
   await connection.run(`create view wanted as from candidate ${known}`)
   return rows
 }
 
+/** Keeps what a query gives, under a name. */
+type Keep = (name: string, select: string) => Promise<void>
+
 const clean = '(select hi, lo from snapshot where known and not dirty)'
 
 /** Of a read that shows a part of the source. Older rows of a key do not count. */
-async function chooseOfSome(connection: DuckDBConnection, { incoming, full }: PlanOptions): Promise<undefined> {
+async function chooseOfSome(
+  connection: DuckDBConnection,
+  { incoming, full }: PlanOptions,
+  keep: Keep,
+): Promise<undefined> {
   await connection.run(`
     create table ranked as select input, n, carried, key, hi, lo,
       key is not null and row_number() over (partition by key order by input desc, n desc) > 1 as older from incoming;
     create view chosen as from ranked ${full ? '' : `anti join ${clean} using (hi, lo)`} where not older;
     create view candidate as select *, ${incoming.place} as place from incoming semi join chosen using (input, n);
-    create table suspect as from snapshot semi join chosen using (key);
     create view gone as from snapshot where false`)
+  await keep('suspect', 'from snapshot semi join chosen using (key)')
 }
 
 /** Of a read that shows the whole source. */
-async function chooseOfAll(connection: DuckDBConnection, options: PlanOptions, before: Before): Promise<number> {
+async function chooseOfAll(
+  connection: DuckDBConnection,
+  options: PlanOptions,
+  before: Before,
+  keep: Keep,
+): Promise<number> {
   const { incoming, operation, full, key } = options
   const { place, staged, sifted } = incoming
   const unclean = `from snapshot where ${before.unclean === 0 ? 'false' : 'not (known and not dirty)'}`
@@ -309,19 +340,22 @@ async function chooseOfAll(connection: DuckDBConnection, options: PlanOptions, b
   const compares = before.clean > 0 && !full
   if (sifted)
     await connection.run(`create view spillway_news as ${placed}; create view spillway_missed as ${sifted.missed}`)
-  const found = sifted?.counts ?? (compares ? await sift(connection, 'from incoming', clean) : undefined)
+  const found = sifted?.counts ?? (compares ? await sift(connection, 'from incoming', clean, '', keep) : undefined)
   const differs = found === undefined || found.news + found.missed + before.unclean > 0
   // everything is replaced, or nothing
   const all = !found || (operation === 'replace' && differs)
-  await connection.run(
-    all
-      ? `create view candidate as ${placed}; create view suspect as from snapshot`
-      : `create view candidate as ${staged ? 'select * replace ((input, n) as place) from spillway_news' : 'from spillway_news'};
-         create table suspect as ${found.missed > 0 ? 'from snapshot semi join spillway_missed using (hi, lo) where known and not dirty union all' : ''} ${unclean}`,
-  )
+  if (all) {
+    await connection.run(`create view candidate as ${placed}; create view suspect as from snapshot`)
+  } else {
+    await connection.run(
+      `create view candidate as ${staged ? 'select * replace ((input, n) as place) from spillway_news' : 'from spillway_news'}`,
+    )
+    const missed = 'from snapshot semi join spillway_missed using (hi, lo) where known and not dirty'
+    await keep('suspect', found.missed > 0 ? `${missed} union all ${unclean}` : unclean)
+  }
   await connection.run('create view chosen as select key from candidate')
   if (key) await refuseDuplicates(connection, options, all ? undefined : found)
-  await connection.run('create table gone as from suspect anti join chosen using (key) where known or dirty')
+  await keep('gone', 'from suspect anti join chosen using (key) where known or dirty')
   return found?.rows ?? countOf(connection, 'incoming')
 }
 
@@ -367,6 +401,7 @@ const madeColumns = {
   hi: 'ubigint',
   lo: 'ubigint',
   record: 'varchar',
+  before: 'varchar',
   other: 'varchar',
   problem: 'varchar',
   remote_id: 'varchar',
@@ -377,7 +412,8 @@ const madeColumns = {
 
 /** A line as {@link madeColumns} says; free text goes as JSON, in which there is neither a tab nor a line break. */
 function madeLine(made: Readonly<Record<keyof typeof madeColumns, unknown>>): string {
-  const { line, n, carried, kind, key, hi, lo, record, other, problem, remote_id, doubt, landing, held_by } = made
+  const { line, n, carried, kind, key, hi, lo, record, before, other, problem, remote_id, doubt, landing, held_by } =
+    made
   const free = (text: unknown) => (text === null ? null : JSON.stringify(text))
   const fields = [
     line,
@@ -388,6 +424,7 @@ function madeLine(made: Readonly<Record<keyof typeof madeColumns, unknown>>): st
     hi,
     lo,
     record,
+    before,
     other,
     free(problem),
     free(remote_id),
@@ -452,6 +489,7 @@ async function writeMade(
           hi: his![index],
           lo: los![index],
           record: text,
+          before: isKnown && !same ? before : null,
           other,
           problem,
           remote_id: remoteIds![index],
@@ -469,7 +507,8 @@ async function writeMade(
 /** The rows that are wanted in their order, and what is known of their keys. */
 async function wantedRows(connection: DuckDBConnection, { payload }: Incoming, allAreNew: boolean): Promise<string> {
   const known = ['known', 'dirty', 'record', 'tried', 'tries', 'remote_id', 'landing'].map((column) => `s.${column}`)
-  const select = `select i.n, i.carried, i.key, i.hi, i.lo, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
+  // as texts, which they become anyhow: a bigint on the way costs more
+  const select = `select i.n, i.carried, i.key, i.hi::varchar, i.lo::varchar, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
   if (allAreNew && (await countOf(connection, 'open_item')) === 0) {
     // the first load: they come in their order, and need not be sorted
     return `${select} from incoming i left join suspect s on false left join held h on false`
@@ -483,10 +522,10 @@ async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lin
   for await (const { count, columns } of streamed(
     database,
     // of keys that had one object after another, one will do
-    `select key, record, other, dirty, remote_id, tried, tries, landing from gone anti join owner using (match)
+    `select key, record, known, other, dirty, remote_id, tried, tries, landing from gone anti join owner using (match)
      qualify row_number() over (partition by match order by known desc, key) = 1 order by key`,
   )) {
-    const [keys, records, others, dirties, remoteIds, trieds, tries, landings] = columns
+    const [keys, records, knowns, others, dirties, remoteIds, trieds, tries, landings] = columns
     const delivered = decodeTexts(records!)
     for (let index = 0; index < count; index++) {
       const fields = Object.fromEntries(match.map((field) => [field, delivered[index]![field]]))
@@ -501,6 +540,7 @@ async function writeDeletes(database: Duckdb, { match, again }: PlanOptions, lin
           hi: null,
           lo: null,
           record: losslessText(fields),
+          before: knowns![index] ? records![index] : null,
           other: others![index],
           problem: null,
           remote_id: remoteIds![index],
@@ -617,8 +657,7 @@ async function commitPlan(
   connection: DuckDBConnection,
   options: PlanOptions,
   planned: Planned,
-  select: string,
-  refreshed: number,
+  { select, rowBytes, refreshed }: { readonly select: string; readonly rowBytes: number; readonly refreshed: number },
 ): Promise<void> {
   const { state, complete } = options
   const through = state.nextOrdinal
@@ -635,7 +674,7 @@ async function commitPlan(
   }
   const plan = { ...planned, file: `plan-${name}`, through }
   const file = join(state.folder, plan.file)
-  await copyTo(connection, file, select)
+  await copyTo(connection, file, select, { rowBytes, ordered: true })
   const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
     connection,
     `select item, held_by as batch from read_parquet(${literal(file)}) where held_by is not null order by item`,

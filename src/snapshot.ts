@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
-import { copyTo, countOf, type Duckdb, fill } from './duckdb.js'
+import { allowFor, copyTo, countOf, type Duckdb, fill, rowBytesIn } from './duckdb.js'
 import { literal } from './sources/sql.js'
 import type { SnapshotFile, SnapshotRow, SyncState } from './state/state.js'
 
@@ -33,6 +33,7 @@ const largestRecent = 0.25
  * holds those items of it that are neither delivered nor rejected.
  */
 export async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<void> {
+  await allowFor(connection, await keptBytes(connection, state))
   const plan = state.plan && literal(join(state.folder, state.plan.file))
   const recent = linesOf(state, state.snapshot.recent)
   const ledger = plan ? await loadLedger(connection, state) : undefined
@@ -187,9 +188,10 @@ export async function writeSnapshot(
   // without an old plan nothing was learnt since
   if (!state.plan && !forgets) return state.snapshot
   const rest = forgets ? ' anti join forgotten using (key)' : ''
+  const rowBytes = await keptBytes(connection, state)
   const write = async (part: string, select: string): Promise<SnapshotFile> => {
     const file = `snapshot-${part}-${name}`
-    await copyTo(connection, join(state.folder, file), select)
+    await copyTo(connection, join(state.folder, file), select, { rowBytes, ordered: false })
     return { file, rows: await countOf(connection, `read_parquet(${literal(join(state.folder, file))})`) }
   }
   const few = base && (recent?.rows ?? 0) + (state.plan?.items ?? 0) <= base.rows * largestRecent
@@ -197,6 +199,12 @@ export async function writeSnapshot(
     return { base: await write('base', `select ${columns} from snapshot${rest}`), recent: undefined }
   const hidden = forgets ? ` union all select ${line('key')} from forgotten` : ''
   return { base, recent: await write('recent', `select ${columns} from recent${rest}${hidden}`) }
+}
+
+/** The bytes of a row in the files that tell what was delivered, about. */
+export function keptBytes(connection: DuckDBConnection, { folder, snapshot, plan }: SyncState): Promise<number> {
+  const files = [snapshot.base, snapshot.recent, plan].flatMap((one) => (one ? join(folder, one.file) : []))
+  return rowBytesIn(connection, files)
 }
 
 function replaced(state: SyncState): boolean {

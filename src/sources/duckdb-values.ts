@@ -99,13 +99,15 @@ export function converter(type: DuckDBLogicalType): Converter {
 function values(vector: Vector, count: number, at: (row: number) => unknown): unknown[] {
   const present = presence(vector, count)
   const found: unknown[] = []
-  for (let row = 0; row < count; row++) found.push(present(row) ? at(row) : null)
+  if (present) for (let row = 0; row < count; row++) found.push(present(row) ? at(row) : null)
+  else for (let row = 0; row < count; row++) found.push(at(row))
   return found
 }
 
-function presence(vector: Vector, count: number): (row: number) => boolean {
+/** Tells where there is a value; `undefined` when there is one everywhere. */
+function presence(vector: Vector, count: number): ((row: number) => boolean) | undefined {
   const mask = bindings.vector_get_validity(vector, Math.ceil(count / 64) * 8) as Uint8Array | null
-  return mask ? (row) => ((mask[row >> 3]! >> (row & 7)) & 1) === 1 : () => true
+  return mask ? (row) => ((mask[row >> 3]! >> (row & 7)) & 1) === 1 : undefined
 }
 
 type View<T> = {
@@ -204,7 +206,7 @@ function texts(vector: Vector, count: number): (string | null)[] {
   const found = new Array<string | null>(count).fill(null)
   const elsewhere: number[] = []
   for (let row = 0; row < count; row++) {
-    if (!present(row)) continue
+    if (present && !present(row)) continue
     const word = row * 4
     const start = row * size + 4
     const end = start + words[word]!

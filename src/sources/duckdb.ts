@@ -110,7 +110,8 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const all = fingerprinted(renamed, `concat_ws(chr(31), ${whole.join()})`, version + JSON.stringify(shape))
     const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})`
     signal.throwIfAborted()
-    const counts = known === undefined ? undefined : await sift(connection, relation, known, 'temp')
+    const keep = (name: string, select: string) => connection.run(`create temp table ${name} as ${select}`)
+    const counts = known === undefined ? undefined : await sift(connection, relation, known, 'temp', keep)
     // when some came twice, the comparison must see all to name them
     const told = counts && metOnce(counts)
     const write = async (name: string, select: string): Promise<string> => {

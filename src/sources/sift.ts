@@ -5,23 +5,26 @@ import type { Sifted } from '../source.js'
  * Holds a relation with `hi` and `lo` against the fingerprints that are known, each of them once, in one scan of both. Makes two
  * views: `spillway_news`, the rows that have another fingerprint, with `place`, by which they are in their order as far as they were
  * read in it; `spillway_missed`, the fingerprints that no row has. The names are such as no table of a user has: `temp` is for a database that
- * is not ours to write to.
+ * is not ours to write to. What was found is put where `keep` does, under the name that it is given.
  */
 export async function sift(
   connection: DuckDBConnection,
   relation: string,
   known: string,
-  temp: 'temp' | '' = '',
+  temp: 'temp' | '',
+  keep: (name: string, select: string) => Promise<unknown>,
 ): Promise<Sifted> {
   await connection.run(`create ${temp} sequence spillway_row; create ${temp} sequence spillway_known`)
   // the right side is held in memory: it should be that of the fingerprints, however few rows are expected of the other
   await connection.run(`set disabled_optimizers = 'build_side_probe_side'`)
   try {
-    await connection.run(`
-      create ${temp} table spillway_sifted as select r.*, k.hi as missed_hi, k.lo as missed_lo
+    await keep(
+      'spillway_sifted',
+      `select r.*, k.hi as missed_hi, k.lo as missed_lo
         from (select *, nextval('spillway_row') as place from (${relation})) r
           full join (select hi, lo, nextval('spillway_known') as place from (${known})) k on r.hi = k.hi and r.lo = k.lo
-        where r.place is null or k.place is null`)
+        where r.place is null or k.place is null`,
+    )
   } finally {
     await connection.run('reset disabled_optimizers')
   }

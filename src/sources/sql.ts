@@ -143,7 +143,7 @@ export function linesAs(
   const types = Object.entries(columns).map(([name, type]) => `${name}: '${type}'`)
   const line = Math.max(longest, 1 << 16)
   // DuckDB takes such a buffer for each file, however short it is
-  const buffer = Math.max(line * 2, Math.min(bytes, 32_000_000))
+  const buffer = Math.max(line * 2, Math.min(bytes, 4_000_000))
   return `read_csv([${files.map(literal).join()}], columns = {${types.join(', ')}}, auto_detect = false, header = false, delim = ${literal(delim)},
     quote = '', escape = '', nullstr = ${literal(nullstr)}, new_line = '\\n', null_padding = ${cut}, max_line_size = ${line}, buffer_size = ${buffer})`
 }

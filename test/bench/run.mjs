@@ -123,22 +123,31 @@ async function rate(seconds) {
 /** A table in a file, a little of which has changed, beside the bare query that would find that out. */
 async function changes(sizes) {
   const found = {}
-  for (const rows of sizes) {
-    const folder = join(scratch, 'changes')
-    const step = (phase) => measure('tables.mjs', phase, rows, folder)
-    try {
-      await step('prepare')
-      const first = await step('first')
-      const before = await sizeOf(folder, /^snapshot-/)
-      const bare = medians(await repeated(() => step('bare')))
-      const plan = medians(await repeated(() => step('plan')))
-      const second = await step('second')
-      const same = await step('same')
-      found[count(rows)] = { rows, first, before, bare, plan, second, same }
-    } finally {
-      await rm(folder, { recursive: true, force: true })
-    }
+  try {
+    for (const rows of sizes) found[count(rows)] = await change(rows)
+  } finally {
+    showChanges(found) // it takes long: what was found before something failed is worth seeing
   }
+}
+
+async function change(rows) {
+  const folder = join(scratch, 'changes')
+  const step = (phase) => measure('tables.mjs', phase, rows, folder)
+  try {
+    await step('prepare')
+    const first = await step('first')
+    const before = await sizeOf(folder, /^snapshot-/)
+    const bare = medians(await repeated(() => step('bare')))
+    const plan = medians(await repeated(() => step('plan')))
+    const second = await step('second')
+    const same = await step('same')
+    return { rows, first, before, bare, plan, second, same }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+function showChanges(found) {
   const seconds = (name) => (result) => result[name].seconds.toFixed(1)
   const memory = (name) => (result) => count(result[name].peak / 2 ** 20)
   show(

@@ -1,0 +1,74 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
+import { allowFor, copyTo, type Duckdb, LineFile, openDuckdb, rowBytesIn, rowsOf } from '../src/duckdb.js'
+
+let folder: string
+let database: Duckdb
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'spillway-duckdb-'))
+})
+afterAll(() => rm(folder, { recursive: true }))
+beforeEach(async () => {
+  database = await openDuckdb(join(folder, 'spill'))
+  onTestFinished(() => database.close())
+})
+
+/** How many rows of a width are written together, and how wide they are found to be. */
+async function written(count: number, width: number, rowBytes: number, ordered: boolean) {
+  const file = join(folder, `${width}-${ordered}.parquet`)
+  const select = `select md5(i::varchar) || repeat('x', ${width - 32}) as text, i from range(${count}) t(i) order by i`
+  await copyTo(database.connection, file, select, { rowBytes, ordered })
+  const groups = await rowsOf<{ n: bigint }>(
+    database.connection,
+    `select distinct row_group_num_rows as n from parquet_metadata('${file}') order by n desc`,
+  )
+  return { together: Number(groups[0]!.n), width: await rowBytesIn(database.connection, [file]), file }
+}
+
+describe('a file of wide rows', () => {
+  it('is written few rows at a time, for DuckDB holds these in memory', async () => {
+    for (const ordered of [true, false]) {
+      const wide = await written(6_000, 8_192, 8_192, ordered)
+      expect(wide.together).toBe(2_048)
+      expect(wide.width / 8_200).toBeCloseTo(1, 1)
+      const narrow = await written(130_000, 64, 64, ordered)
+      expect(narrow.together).toBeGreaterThan(100_000)
+      expect(narrow.width).toBeLessThan(100)
+    }
+  })
+
+  it('keeps its order where that counts, and leaves the setting as it was', async () => {
+    const { file } = await written(9_000, 8_192, 8_192, true)
+    const rows = await rowsOf<{ i: bigint }>(database.connection, `select i from read_parquet('${file}')`)
+    expect(rows.map(({ i }) => Number(i))).toEqual(Array.from({ length: 9_000 }, (_, i) => i))
+    await written(3_000, 64, 64, false)
+    const setting = `select current_setting('preserve_insertion_order') as is_ordered`
+    expect(await rowsOf(database.connection, setting)).toEqual([{ is_ordered: true }])
+  })
+
+  it('may take more memory than usual, and one of narrow rows no more', async () => {
+    const limit = async () => (await rowsOf(database.connection, `select current_setting('memory_limit') as at`))[0]
+    const usual = await limit()
+    await allowFor(database.connection, 300)
+    expect(await limit()).toEqual(usual)
+    await allowFor(database.connection, 1_000)
+    expect(await limit()).toEqual({ at: '953.6 MiB' })
+  })
+})
+
+describe('a file of lines', () => {
+  it('holds lines of any length, and knows how long they are', async () => {
+    const file = new LineFile(join(folder, 'lines'))
+    const texts = ['a', 'é'.repeat(400_000), '', '😀', 'x'.repeat(1_000_000), 'end']
+    for (const [n, text] of texts.entries()) await file.add(`${n}\t${text}`)
+    expect(file.lineBytes).toBeCloseTo((texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0) + 18) / 6, 5)
+    const rows = await rowsOf(
+      database.connection,
+      `from ${await file.end({ n: 'bigint', text: 'varchar' })} order by n`,
+    )
+    expect(rows).toEqual(texts.map((text, n) => ({ n: BigInt(n), text })))
+  })
+})
