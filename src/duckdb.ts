@@ -2,6 +2,7 @@ import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import type { DuckDBConnection, DuckDBDataChunk, DuckDBInstance, DuckDBType, DuckDBValue } from '@duckdb/node-api'
+import { ConfigError } from './errors.js'
 import { type LineFiles, linesAs, literal, nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { writeDurably } from './state/files.js'
@@ -37,6 +38,15 @@ export async function openDuckdb(spill: string): Promise<Duckdb> {
 export async function allowFor(connection: DuckDBConnection, rowBytes: number): Promise<void> {
   const limit = Math.floor(Math.min(rowBytes * rowsHeld, totalmem() * 0.6) / megabyte)
   if (limit > memoryLimit) await connection.run(`set memory_limit = '${limit}MB'`)
+}
+
+/** An error of DuckDB before anything was sent, in terms of what to do about it when it had too little memory. */
+export function roomless(error: unknown, where: string): unknown {
+  if (!(error instanceof Error && error.message.startsWith('Out of Memory Error'))) return error
+  return new ConfigError(
+    `${where}: its rows are too large to be compared in the memory of this machine. Nothing was sent. Select fewer or shorter columns, or run it where there is more memory`,
+    { cause: error },
+  )
 }
 
 let spaces = 0

@@ -3,7 +3,18 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
 import type { Operation } from './destination.js'
-import { allowFor, copyTo, countOf, type Duckdb, fill, LineFile, openDuckdb, rowsOf, streamed } from './duckdb.js'
+import {
+  allowFor,
+  copyTo,
+  countOf,
+  type Duckdb,
+  fill,
+  LineFile,
+  openDuckdb,
+  roomless,
+  rowsOf,
+  streamed,
+} from './duckdb.js'
 import { ConfigError } from './errors.js'
 import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
@@ -103,17 +114,8 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     return { ...(await comparison(database.connection, options, findings)), known, close }
   } catch (error) {
     await close()
-    throw withoutRoom(error, options.where)
+    throw roomless(error, options.where)
   }
-}
-
-/** What is to be done when DuckDB has too little memory. */
-function withoutRoom(error: unknown, where: string): unknown {
-  if (!/^Out of Memory Error/.test(messageOf(error))) return error
-  return new ConfigError(
-    `${where}: its rows are too large to be compared in the memory of this machine: select fewer or shorter columns, or run it where there is more. Nothing was sent`,
-    { cause: error },
-  )
 }
 
 /** Makes the view `made`: what is to be done about each row that may be news to the destination, and about keys that are gone. */
@@ -140,7 +142,7 @@ async function findChanges(database: Duckdb, options: PlanOptions): Promise<Foun
     create table rival (line bigint, key varchar)`)
   // where every record is found by its own key, no other can have it
   if (operation !== 'replace' && (apart || before.apart > 0)) await settleOwners(connection)
-  await allowFor(connection, made.lineBytes)
+  await allowFor(connection, Math.max(rowBytes, made.lineBytes))
   const gone = new LineFile(join(folder, 'gone.lines'))
   const deleted = deletes && (await writeDeletes(database, options, gone))
   const judgedRows = await judged(connection, options)
@@ -211,7 +213,9 @@ async function comparison(
           null as remote_id, false as doubt, null as landing, null as held_by from made where kind = 'same'`
       const refreshed = kinds.includes('same') ? 0 : sum(tallies.filter(({ kind }) => kind === 'same'))
       const select = refreshed > 0 ? `${plan} union all ${refresh}` : plan
-      await commitPlan(connection, options, planned, { select, rowBytes, refreshed })
+      await commitPlan(connection, options, planned, { select, rowBytes, refreshed }).catch((error) => {
+        throw roomless(error, options.where)
+      })
       return planned
     },
     async writeChanges(file) {

@@ -2,7 +2,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
-import { allowFor, copyTo, type Duckdb, LineFile, openDuckdb, rowBytesIn, rowsOf } from '../src/duckdb.js'
+import { allowFor, copyTo, type Duckdb, LineFile, openDuckdb, roomless, rowBytesIn, rowsOf } from '../src/duckdb.js'
+import { ConfigError } from '../src/errors.js'
 
 let folder: string
 let database: Duckdb
@@ -56,6 +57,20 @@ describe('a file of wide rows', () => {
     expect(await limit()).toEqual(usual)
     await allowFor(database.connection, 1_000)
     expect(await limit()).toEqual({ at: '953.6 MiB' })
+  })
+})
+
+describe('too little memory', () => {
+  it('is told with what to do about it, and other errors stay as they are', async () => {
+    await database.connection.run(`set memory_limit = '20MB'; set temp_directory = ''`)
+    const sorting = database.connection.run(
+      `create table t as select md5(i::varchar) || repeat('x', 5000) as text from range(20000) t(i) order by text`,
+    )
+    const error = roomless(await sorting.catch((error) => error), 'people')
+    expect(error).toBeInstanceOf(ConfigError)
+    expect((error as Error).message).toMatch(/^people: its rows are too large .* Nothing was sent\. Select fewer/)
+    const other = new Error('another')
+    expect(roomless(other, 'people')).toBe(other)
   })
 })
 

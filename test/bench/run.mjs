@@ -29,6 +29,7 @@ const benchmarks = {
   rate: () => rate(quick ? 3 : 10),
   changes: () => changes(quick ? [100_000] : [1_000_000, 3_000_000, 10_000_000, 30_000_000]),
   postgres: () => table(quick ? 100_000 : large ? 10_000_000 : 1_000_000),
+  wide: () => wide(quick ? 20_000 : 100_000),
   requests: () => requests(),
   webhook: () => events(quick ? 5_000 : 50_000),
 }
@@ -197,6 +198,14 @@ async function table(rows) {
     await rm(folder, { recursive: true, force: true })
     await stop()
   }
+}
+
+/** Rows that are much larger than others. */
+async function wide(rows) {
+  show(`${count(rows)} rows of 8 kB in Parquet, to a function that does nothing`, await measure('wide.mjs', rows), {
+    seconds: ({ seconds }) => seconds.toFixed(1),
+    'peak RSS so far': ({ peak }) => `${count(peak / 2 ** 20)} MiB`,
+  })
 }
 
 /** What a thousand new rows cost in requests, which is what vendors limit. */
