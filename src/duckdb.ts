@@ -94,29 +94,44 @@ const [fewestRows, usualRows] = [2_048, 122_880]
 /** Bytes of such rows, about. It holds several groups of them in memory while it writes. */
 const groupBytes = 1 << 24
 
-/**
- * What a query gives, as a Parquet file that is durable when this resolves. A row has `rowBytes`, about, before compression. Unless
- * rows are to stay in their order, far less is held in memory.
- */
+/** How wide rows are before compression, about, and whether they stay in their order: far less is held in memory when they need not. */
+interface Shape {
+  readonly rowBytes: number
+  readonly ordered: boolean
+}
+
+/** What a query gives, as a Parquet file. */
 export async function copyTo(
   connection: DuckDBConnection,
   path: string,
   select: string,
-  { rowBytes, ordered }: { readonly rowBytes: number; readonly ordered: boolean },
+  { rowBytes, ordered }: Shape,
 ): Promise<void> {
   const fit = Math.floor(groupBytes / rowBytes / fewestRows) * fewestRows
   const group = Math.max(fewestRows, Math.min(usualRows, fit))
   try {
-    await writeDurably(path, async (temporary) => {
-      // hardly two values of a column are the same, so that looking for them would take the most time
-      const options = `format parquet, compression zstd, dictionary_size_limit 1, write_bloom_filter false, row_group_size ${group}`
-      await connection.run(`set preserve_insertion_order = ${ordered}`)
-      await connection.run(`copy (${select}) to ${literal(temporary)} (${options})`)
-    })
+    await connection.run(`set preserve_insertion_order = ${ordered}`)
+    // hardly two values of a column are the same, so that looking for them would take the most time
+    const options = `format parquet, compression zstd, dictionary_size_limit 1, write_bloom_filter false, row_group_size ${group}`
+    await connection.run(`copy (${select}) to ${literal(path)} (${options})`)
   } catch (error) {
     throw explained(error, path)
   } finally {
     await connection.run('reset preserve_insertion_order')
+  }
+}
+
+/** The same, durable when this resolves. */
+export async function copyDurably(
+  connection: DuckDBConnection,
+  path: string,
+  select: string,
+  shape: Shape,
+): Promise<void> {
+  try {
+    await writeDurably(path, (temporary) => copyTo(connection, temporary, select, shape))
+  } catch (error) {
+    throw explained(error, path)
   }
 }
 

@@ -5,6 +5,7 @@ import type { DuckDBConnection } from '@duckdb/node-api'
 import type { Operation } from './destination.js'
 import {
   allowFor,
+  copyDurably,
   copyTo,
   countOf,
   type Duckdb,
@@ -678,7 +679,7 @@ async function commitPlan(
   }
   const plan = { ...planned, file: `plan-${name}`, through }
   const file = join(state.folder, plan.file)
-  await copyTo(connection, file, select, { rowBytes, ordered: true })
+  await copyDurably(connection, file, select, { rowBytes, ordered: true })
   const heldItems = await rowsOf<{ item: bigint; batch: bigint }>(
     connection,
     `select item, held_by as batch from read_parquet(${literal(file)}) where held_by is not null order by item`,

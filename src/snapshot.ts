@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
-import { allowFor, copyTo, countOf, type Duckdb, fill, rowBytesIn } from './duckdb.js'
+import { allowFor, copyDurably, countOf, type Duckdb, fill, rowBytesIn } from './duckdb.js'
 import { literal } from './sources/sql.js'
 import type { SnapshotFile, SnapshotRow, SyncState } from './state/state.js'
 
@@ -191,7 +191,7 @@ export async function writeSnapshot(
   const rowBytes = await keptBytes(connection, state)
   const write = async (part: string, select: string): Promise<SnapshotFile> => {
     const file = `snapshot-${part}-${name}`
-    await copyTo(connection, join(state.folder, file), select, { rowBytes, ordered: false })
+    await copyDurably(connection, join(state.folder, file), select, { rowBytes, ordered: false })
     return { file, rows: await countOf(connection, `read_parquet(${literal(join(state.folder, file))})`) }
   }
   const few = base && (recent?.rows ?? 0) + (state.plan?.items ?? 0) <= base.rows * largestRecent
