@@ -19,7 +19,7 @@ import {
 import { ConfigError } from './errors.js'
 import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
-import { keptBytes, loadSnapshot, writeSnapshot } from './snapshot.js'
+import { loadSnapshot, writeSnapshot } from './snapshot.js'
 import type { Sifted } from './source.js'
 import { metOnce, sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
@@ -123,10 +123,9 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
 async function findChanges(database: Duckdb, options: PlanOptions): Promise<Found & { readonly known: number }> {
   const { state, incoming, operation, deletes, folder, key } = options
   const { connection } = database
-  await loadSnapshot(connection, state)
+  const rowBytes = await loadSnapshot(connection, state)
   await connection.run(`create view incoming as ${key ? incoming.relation : withoutKey(incoming.relation)}`)
   const before = await countsBefore(connection)
-  const rowBytes = await keptBytes(connection, state)
   // rows can be wide, and a table would have to hold more of them in memory than a file
   const keep = async (name: string, select: string): Promise<void> => {
     const file = join(folder, `${name}.parquet`)

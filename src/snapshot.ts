@@ -30,10 +30,11 @@ const largestRecent = 0.25
 
 /**
  * The effective snapshot as the view `snapshot`: what is on disk, and over it what was learnt of the plan's items. `open_item`
- * holds those items of it that are neither delivered nor rejected.
+ * holds those items of it that are neither delivered nor rejected. Answers how many bytes a row has in these files, about.
  */
-export async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<void> {
-  await allowFor(connection, await keptBytes(connection, state))
+export async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<number> {
+  const rowBytes = await keptBytes(connection, state)
+  await allowFor(connection, rowBytes)
   const plan = state.plan && literal(join(state.folder, state.plan.file))
   const recent = linesOf(state, state.snapshot.recent)
   const ledger = plan ? await loadLedger(connection, state) : undefined
@@ -72,6 +73,7 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
   await connection.run(`create view snapshot as
     select *, nullif(coalesce(other, key), '') as match
     from (${ledger ? 'from written anti join learnt using (key) union all from learnt' : 'from written'}) where ${something}`)
+  return rowBytes
 }
 
 /** What the files say. */
@@ -202,7 +204,7 @@ export async function writeSnapshot(
 }
 
 /** The bytes of a row in the files that tell what was delivered, about. */
-export function keptBytes(connection: DuckDBConnection, { folder, snapshot, plan }: SyncState): Promise<number> {
+function keptBytes(connection: DuckDBConnection, { folder, snapshot, plan }: SyncState): Promise<number> {
   const files = [snapshot.base, snapshot.recent, plan].flatMap((one) => (one ? join(folder, one.file) : []))
   return rowBytesIn(connection, files)
 }
