@@ -45,9 +45,9 @@ export class Instant extends Date {
     return new Instant(Date.parse(`${match[1]}.${match[2]}${match[4]}`), microseconds)
   }
 
-  /** Reads a time in UTC as databases write it: `2026-01-31 02:30:00.123456`. */
-  static ofSql(text: string): Date {
-    return Instant.#usual(text, ' ', text.length) ?? Instant.of(`${text.replace(' ', 'T')}Z`)
+  /** Reads a time in UTC as databases write it: `2026-01-31 02:30:00.123456`, up to the place `end`. */
+  static ofSql(text: string, end = text.length): Date {
+    return Instant.#usual(text, ' ', end) ?? Instant.of(`${text.slice(0, end).replace(' ', 'T')}Z`)
   }
 
   /** Without the cost of a pattern, what nearly all are; `undefined` for all others. */
@@ -64,7 +64,10 @@ export class Instant extends Date {
   /** The instant of that many microseconds since 1970; a plain `Date` where milliseconds are enough. */
   static ofMicros(micros: number | bigint): Date {
     const number = Number(micros)
-    if (Number.isSafeInteger(number)) return Instant.#parts(Math.floor(number / 1000), ((number % 1000) + 1000) % 1000)
+    if (Number.isSafeInteger(number)) {
+      const milliseconds = Math.floor(number / 1000) // exact, and much quicker than the remainder
+      return Instant.#parts(milliseconds, number - milliseconds * 1000)
+    }
     const whole = BigInt(micros)
     const rest = ((whole % 1000n) + 1000n) % 1000n
     return Instant.#parts(Number((whole - rest) / 1000n), Number(rest))
@@ -83,10 +86,11 @@ export class Instant extends Date {
   }
 }
 
-/** Days of a month, but for leap years. */
+/** Days of a month, and of those before it, but for leap years. */
 const daysOf = [0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+const daysBefore = [0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334]
 
-/** Microseconds since 1970 of 2026-01-31T02:30:00.123456, with any sign for the T, from 1970 to 2200; NaN for all else. */
+/** Microseconds since 1970 of 2026-01-31T02:30:00.123456, with any sign for the T, from 1970 to 2099; NaN for all else. */
 function usualMicros(text: string, end: number): number {
   const year = digits(text, 0, 4)
   const month = digits(text, 5, 7)
@@ -96,9 +100,12 @@ function usualMicros(text: string, end: number): number {
   const second = digits(text, 17, 19)
   const parted = text[4] === '-' && text[7] === '-' && text[13] === ':' && text[16] === ':'
   // NaN is in no range
-  const inRange = year >= 1970 && year < 2200 && day > 0 && day <= daysOf[month]! && hour < 24 && minute < 60
+  const inRange = year >= 1970 && year < 2100 && day > 0 && day <= daysOf[month]! && hour < 24 && minute < 60
   if (!parted || !inRange || !(second < 60)) return Number.NaN
-  const micros = Date.UTC(year, month - 1, day, hour, minute, second) * 1000
+  // 1968 had the leap day before; every fourth year has one until 2100
+  const leapDays = (year - (month > 2 ? 1968 : 1969)) >> 2
+  const days = (year - 1970) * 365 + leapDays + daysBefore[month]! + day - 1
+  const micros = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1e6
   if (end === 19) return micros
   if (text[19] !== '.' || end < 21 || end > 26) return Number.NaN
   return micros + digits(text, 20, end) * 10 ** (26 - end)

@@ -20,6 +20,11 @@ export function longs(all: BigInt64Array): (index: number) => number | bigint {
   }
 }
 
+/** The integer that these digits make; by way of a `number` where that is exact, which is quicker. */
+export function longOf(digits: string): bigint {
+  return BigInt(digits.length < 16 ? Number(digits) : digits)
+}
+
 /** An integer with its last `scale` digits behind the point. */
 export function decimalText(unscaled: number | bigint, scale: number): string {
   if (scale === 0) return String(unscaled)
@@ -62,9 +67,12 @@ function textOfDay(day: number): string {
 export function clockText(time: number, digits: number): string {
   const unit = 10 ** digits
   const seconds = Math.floor(time / unit)
-  const fraction = time - seconds * unit
   const clock = `${two[Math.floor(seconds / 3600)]}:${two[Math.floor(seconds / 60) % 60]}:${two[seconds % 60]}`
-  return fraction === 0 ? clock : `${clock}.${String(fraction).padStart(digits, '0').replace(/0+$/, '')}`
+  let fraction = time - seconds * unit
+  if (fraction === 0) return clock
+  let places = digits
+  for (; fraction % 10 === 0; fraction /= 10) places--
+  return `${clock}.${String(fraction).padStart(places, '0')}`
 }
 
 const infinity = 2n ** 63n - 1n
@@ -82,8 +90,8 @@ export function timestampText(value: number | bigint, digits: number): string {
     const time = ((all % BigInt(perDay)) + BigInt(perDay)) % BigInt(perDay)
     return `${dateText(Number((all - time) / BigInt(perDay)))}T${clockText(Number(time), digits)}`
   }
-  const time = ((units % perDay) + perDay) % perDay
-  return `${dateText((units - time) / perDay)}T${clockText(time, digits)}`
+  const day = Math.floor(units / perDay) // exact, and much quicker than the remainder
+  return `${dateText(day)}T${clockText(units - day * perDay, digits)}`
 }
 
 /** A point in time of a zone, counted in microseconds; a text where no `Date` reaches. */

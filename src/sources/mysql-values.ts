@@ -1,5 +1,5 @@
 import { type ColumnType, Instant } from '../values.js'
-import { shortest } from './exact.js'
+import { longOf, shortest } from './exact.js'
 import { parseJson } from './sql.js'
 
 /** What a column of MySQL becomes. `read` gets what the driver makes of its bytes; null never gets there. */
@@ -61,7 +61,7 @@ export function converter(field: Field): Converter {
     case types.year:
       return integer
     case types.longlong:
-      return { type: 'bigint', read: BigInt }
+      return { type: 'bigint', read: longOf }
     case types.decimal:
     case types.newdecimal:
       return { type: 'decimal', read: same }

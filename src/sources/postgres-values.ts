@@ -1,4 +1,5 @@
 import { type ColumnType, Instant } from '../values.js'
+import { longOf } from './exact.js'
 import { type LineFiles, linesAs, nullMark, parseJson } from './sql.js'
 
 /** What a column of PostgreSQL becomes. `read` gets the text that the server sends; null never gets there. */
@@ -47,7 +48,7 @@ const text: Converter = { type: 'text', read: (text) => text }
 const types: { readonly [oid: number]: Converter } = {
   16: { type: 'boolean', read: (text) => text === 't' },
   17: { type: 'binary', read: (text) => new Uint8Array(Buffer.from(text.slice(2), 'hex')) },
-  20: { type: 'bigint', read: BigInt },
+  20: { type: 'bigint', read: longOf },
   21: { type: 'integer', read: Number },
   23: { type: 'integer', read: Number },
   114: { type: 'json', read: (text) => parseJson(text, 'postgres') },
@@ -63,7 +64,7 @@ const types: { readonly [oid: number]: Converter } = {
 /** '2026-01-31 02:30:00.123456+00'; as the text it is when it is infinite, or later than a `Date` can be. */
 function instant(text: string): Date | string {
   // as nearly all are: without the cost of a pattern
-  if (text[10] === ' ' && text.endsWith('+00')) return Instant.ofSql(text.slice(0, -3))
+  if (text[10] === ' ' && text.endsWith('+00')) return Instant.ofSql(text, text.length - 3)
   const [, year, rest, bc] = /^(\d{4,})(.*)\+00( BC)?$/.exec(text) ?? []
   if (year === undefined) return text
   // the year before the first is 0, which has no sign
