@@ -1,4 +1,5 @@
 import { ConfigError, SourceError } from './errors.js'
+import { Texts } from './source.js'
 import type { AnyRow, Column, ColumnType } from './values.js'
 
 /**
@@ -74,6 +75,11 @@ export class Columns {
     this.#leftOut = new Set(this.#unwanted())
   }
 
+  /** Columns may have to be left out of the rows, once they are described. */
+  get mayDiscard(): boolean {
+    return this.#options.contract === 'discard' && this.#known !== undefined
+  }
+
   /** Some of the described columns are to be left out of the rows. */
   get discards(): boolean {
     return this.#leftOut.size > 0
@@ -85,9 +91,12 @@ export class Columns {
   }
 
   /** The rows of a read as the contract lets them through. @throws SourceError naming the first row that `freeze` does not. */
-  async *admitted(batches: AsyncIterable<readonly object[]>): AsyncGenerator<readonly object[]> {
+  async *admitted<B extends readonly object[] | Texts>(
+    batches: AsyncIterable<B>,
+  ): AsyncGenerator<B | readonly object[]> {
     for await (const rows of batches) {
-      if (!this.#described) yield* this.#inspected(rows)
+      if (rows instanceof Texts) yield rows
+      else if (!this.#described) yield* this.#inspected(rows)
       else yield this.discards ? rows.map((row) => without(row, this.#leftOut)) : rows
     }
   }

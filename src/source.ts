@@ -49,6 +49,10 @@ export interface SourceDefinition {
    * are to be read one by one.
    */
   readonly bulk?: ((reading: BulkReading) => Promise<Bulk | undefined>) | undefined
+  /**
+   * The same as `read`, for who keeps rows and does not look at them: where it can, as texts, of which no objects were made.
+   */
+  readonly texts?: ((reading: Reading) => AsyncIterable<readonly object[] | Texts>) | undefined
   /** To be called by who reads it together with others, when it does not read, or not soon: they need not wait for it then. */
   readonly pass?: (() => void) | undefined
   /** Yields whenever there may be something to read, until the signal: once when it has begun to listen, then at each arrival. */
@@ -92,6 +96,14 @@ export interface Bulk {
   readonly sifted?: { readonly counts: Sifted; readonly missed: string } | undefined
   /** The rows of a chunk of payload, column by column. */
   rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
+}
+
+/** Rows as the stage keeps them, each the JSON array of its values in the order of the columns. */
+export class Texts {
+  constructor(
+    readonly columns: readonly string[],
+    readonly rows: readonly string[],
+  ) {}
 }
 
 /** Rows held against the fingerprints that are known. */
@@ -149,11 +161,12 @@ export function createSource<R extends object>(options: {
   ordered?: boolean
   read(reading: Reading): AsyncIterable<readonly R[]>
   bulk?: SourceDefinition['bulk']
+  texts?: SourceDefinition['texts']
   arrivals?: SourceDefinition['arrivals']
   inbox?: Inbox
 }): Source<R> {
-  const { name, ordered = false, read, bulk, arrivals, inbox } = options
-  return make({ name, ordered, repeatable: true, read, bulk, arrivals, inbox }) as unknown as Source<R>
+  const { name, ordered = false, read, bulk, texts, arrivals, inbox } = options
+  return make({ name, ordered, repeatable: true, read, bulk, texts, arrivals, inbox }) as unknown as Source<R>
 }
 
 /** How to read anything that may stand as `from`; a {@link ConfigError} naming `where` when it cannot be read. */
@@ -266,7 +279,7 @@ type Change = (rows: readonly AnyRow[], reading: Reading) => readonly object[]
 
 function make(base: SourceDefinition): Source<AnyRow> {
   // what changes rows needs them as objects
-  const asObjects = { ...base, bulk: undefined }
+  const asObjects = { ...base, bulk: undefined, texts: undefined }
   /** A source whose arrays of rows are changed by `change`, made anew for each read. */
   const derived = (begin: () => Change): Source<AnyRow> =>
     make({

@@ -3,6 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { SourceError, StateDamagedError } from './errors.js'
+import type { Texts } from './source.js'
 import { nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { checkpoint, syncToDisk } from './state/files.js'
@@ -14,6 +15,7 @@ import {
   decodeTexts,
   encodeRows,
   encodeTable,
+  joinTable,
   keyOf,
   losslessText,
   RowError,
@@ -116,14 +118,29 @@ export class StageWriter {
     this.#loose = this.#loose.length === 0 && rows.length >= this.#frameRows ? rows : [...this.#loose, ...rows]
     this.#letters.push(...letters)
     if (step) this.#step = this.#step ? { ...step, seen: [...this.#step.seen, ...step.seen] } : step
-    if (this.#loose.length >= this.#frameRows) {
-      this.#encode()
-      await new Promise(setImmediate) // a source that never waits must not keep others from their turn
+    if (this.#loose.length < this.#frameRows) return
+    this.#encode()
+    await this.#pass()
+  }
+
+  /** Takes rows that are texts already, of a sync that compares nothing; as {@link add}. */
+  async addTexts({ columns, rows }: Texts): Promise<void> {
+    this.#encode()
+    for (let start = 0; start < rows.length; ) {
+      const some = rows.slice(start, start + this.#frameRows)
+      const { text, tagged } = joinTable(columns, some)
+      this.#frame(text, tableFlag | (tagged ? taggedFlag : 0), some.length)
+      start += some.length
     }
-    if (this.#bytes >= this.#groupBytes) {
-      this.#groupBytes = Math.min(groupBytes, this.#groupBytes * 2)
-      await this.flush()
-    }
+    await this.#pass()
+  }
+
+  /** Gives others their turn, which a source that never waits would keep them from, and the disk what makes a group. */
+  async #pass(): Promise<void> {
+    await new Promise(setImmediate)
+    if (this.#bytes < this.#groupBytes) return
+    this.#groupBytes = Math.min(groupBytes, this.#groupBytes * 2)
+    await this.flush()
   }
 
   /** Makes durable what was taken: begins at once, waits only for the group before. */
@@ -192,7 +209,11 @@ export class StageWriter {
   #encodeFrame(rows: readonly (object | string)[]): void {
     const { text, form } = this.#keyed
       ? { text: this.#lines(rows, this.#keyed), form: linesFlag }
-      : this.#array(rows as readonly object[])
+      : located(() => arrayOf(rows as readonly object[]), this.#where, this.#total, rows.length)
+    this.#frame(text, form, rows.length)
+  }
+
+  #frame(text: string, form: number, rows: number): void {
     this.#makeRoom(text)
     const header = this.#bytes
     const payload = header + headerBytes
@@ -200,19 +221,12 @@ export class StageWriter {
     this.#bytes = payload + bytes
     const flags = form | (bytes === text.length ? asciiFlag : 0)
     const digest = crc32(this.#frames.subarray(payload, this.#bytes))
-    const counts = `${pad(rows.length, 7)} ${pad(bytes, 10)} ${digest.toString(16).padStart(8, '0')} ${flags.toString(16)}`
+    const counts = `${pad(rows, 7)} ${pad(bytes, 10)} ${digest.toString(16).padStart(8, '0')} ${flags.toString(16)}`
     this.#frames.write(`-1\t${counts}\t\n`, header, 'latin1')
-    this.#rows += rows.length
-    this.#next += rows.length
-    this.#total += rows.length
-    this.#frameRows = Math.max(1, Math.min(frameRows, Math.floor((frameBytes * rows.length) / bytes)))
-  }
-
-  #array(rows: readonly object[]): { text: string; form: number } {
-    const table = encodeTable(rows)
-    if (table !== undefined) return { text: table, form: tableFlag }
-    const { text, tagged } = encode(rows, this.#where, this.#total)
-    return { text, form: tagged ? taggedFlag : 0 }
+    this.#rows += rows
+    this.#next += rows
+    this.#total += rows
+    this.#frameRows = Math.max(1, Math.min(frameRows, Math.floor((frameBytes * rows) / bytes)))
   }
 
   #lines(rows: readonly (object | string)[], { key }: Keyed): string {
@@ -229,8 +243,8 @@ export class StageWriter {
   }
 
   #rowLine(row: object, index: number, key: readonly string[] | undefined): string {
-    const text = encode([row], this.#where, this.#total + index).text.slice(1, -1)
-    return rowLine(key && keyOf(row, key), text)
+    const { text } = located(() => encodeRows([row]), this.#where, this.#total + index, 1)
+    return rowLine(key && keyOf(row, key), text.slice(1, -1))
   }
 
   /** So that a frame with this text fits. */
@@ -295,10 +309,17 @@ function pad(count: number, digits: number): string {
   return String(count).padStart(digits, '0')
 }
 
-/** Rows as text; an error that names the sync and the row's place in the read. */
-function encode(rows: readonly object[], where: string, before: number): { text: string; tagged: boolean } {
+/** Rows as they are staged where they are not compared. */
+function arrayOf(rows: readonly object[]): { text: string; form: number } {
+  const table = encodeTable(rows)
+  const { text, tagged } = table ?? encodeRows(rows)
+  return { text, form: (table ? tableFlag : 0) | (tagged ? taggedFlag : 0) }
+}
+
+/** Rows as text; an error names the sync and the row's place in the read. */
+function located<T>(encode: () => T, where: string, before: number, count: number): T {
   try {
-    return encodeRows(rows)
+    return encode()
   } catch (error) {
     if (error instanceof RowError) {
       throw new SourceError(
@@ -306,7 +327,7 @@ function encode(rows: readonly object[], where: string, before: number): { text:
       )
     }
     throw new SourceError(
-      `${where}: rows ${before + 1} to ${before + rows.length} of the source cannot be kept as JSON (${(error as Error).message})`,
+      `${where}: rows ${before + 1} to ${before + count} of the source cannot be kept as JSON (${(error as Error).message})`,
       {
         cause: error,
       },
@@ -316,7 +337,8 @@ function encode(rows: readonly object[], where: string, before: number): { text:
 
 function decode(text: string, flags: number): AnyRow[] {
   if (flags & linesFlag) return decodeLines(text)
-  return flags & tableFlag ? decodeTable(text) : decodeRows(text, (flags & taggedFlag) !== 0)
+  const tagged = (flags & taggedFlag) !== 0
+  return flags & tableFlag ? decodeTable(text, tagged) : decodeRows(text, tagged)
 }
 
 function decodeLines(text: string): AnyRow[] {

@@ -40,9 +40,8 @@ export class Instant extends Date {
     const usual = text.endsWith('Z') ? Instant.#usual(text, 'T', text.length - 1) : undefined
     if (usual) return usual
     const match = /^(.*T\d{2}:\d{2}:\d{2})\.(\d{3})(\d{1,3})\d*(Z|[+-]\d{2}:?\d{2})$/.exec(text)
-    const microseconds = match ? Number(match[3]!.padEnd(3, '0')) : 0
-    if (!match || microseconds === 0) return new Date(text)
-    return new Instant(Date.parse(`${match[1]}.${match[2]}${match[4]}`), microseconds)
+    if (!match) return new Date(text)
+    return Instant.#parts(Date.parse(`${match[1]}.${match[2]}${match[4]}`), Number(match[3]!.padEnd(3, '0')))
   }
 
   /** Reads a time in UTC as databases write it: `2026-01-31 02:30:00.123456`, up to the place `end`. */
@@ -154,34 +153,47 @@ export function decodeRows(text: string, tagged: boolean): AnyRow[] {
 
 /**
  * Rows as one JSON array of their columns and all their values, row by row: shorter by the names, and quicker to write and to
- * read than {@link encodeRows}. `undefined` unless all have the same columns and hold nothing that JSON would bend.
+ * read than {@link encodeRows}. `undefined` unless all are plain objects of the same columns.
  */
-export function encodeTable(rows: readonly object[]): string | undefined {
+export function encodeTable(rows: readonly object[]): { text: string; tagged: boolean } | undefined {
   const columns = Object.keys(rows[0] ?? {})
   if (columns.length === 0 || columns.includes('__proto__')) return undefined
   const values: unknown[] = []
-  for (const row of rows) {
+  let tagged = false
+  for (let index = 0; index < rows.length; index++) {
+    const row = rows[index]!
     if (row === null || typeof row !== 'object' || !hasOnlyOwn(row)) return undefined
     let at = 0
     for (const column in row) {
       const value = (row as AnyRow)[column]
-      if (column !== columns[at++] || !isPlain(value) || value === undefined) return undefined
-      values.push(value)
+      if (column !== columns[at++] || value === undefined) return undefined
+      if (isPlain(value)) values.push(value)
+      else {
+        tagged = true
+        values.push(encode(value, column, index))
+      }
     }
     if (at !== columns.length) return undefined
   }
-  return JSON.stringify([columns, values])
+  return { text: JSON.stringify([columns, values]), tagged }
+}
+
+/** The same of rows that are texts: each the JSON array of its values. */
+export function joinTable(columns: readonly string[], rows: readonly string[]): { text: string; tagged: boolean } {
+  const text = `[${JSON.stringify(columns)},[${rows.map((row) => row.slice(1, -1)).join()}]]`
+  return { text, tagged: text.includes(tagText) }
 }
 
 /** The rows that {@link encodeTable} wrote. */
-export function decodeTable(text: string): AnyRow[] {
+export function decodeTable(text: string, tagged: boolean): AnyRow[] {
   const [names, values] = JSON.parse(text) as [string[], unknown[]]
   const shape = Object.fromEntries(names.map((name) => [name, undefined]))
   const columns = Object.keys(shape) // the names as V8 keeps those of objects, which it finds much faster
   const rows: AnyRow[] = []
   for (let start = 0; start < values.length; start += columns.length) {
     const row: AnyRow = { ...shape }
-    for (let at = 0; at < columns.length; at++) row[columns[at]!] = values[start + at]
+    if (tagged) for (let at = 0; at < columns.length; at++) row[columns[at]!] = decode(values[start + at])
+    else for (let at = 0; at < columns.length; at++) row[columns[at]!] = values[start + at]
     rows.push(row)
   }
   return rows

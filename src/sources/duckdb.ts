@@ -8,15 +8,15 @@ import {
   type DuckDBLogicalType,
   type DuckDBPreparedStatement,
   type DuckDBResult,
-  DuckDBTypeId,
   StatementType,
 } from '@duckdb/node-api'
 import { SourceError, SpillwayError } from '../errors.js'
 import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
-import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
+import { type Bulk, type BulkReading, createSource, type Reading, type Source, Texts } from '../source.js'
 import type { AnyRow } from '../values.js'
-import { chunksOf, converter, rowsOf } from './duckdb-values.js'
+import { distinctText, keyText, stagedText } from './duckdb-texts.js'
+import { type Converter, chunksOf, columnOf, converter, rowsOf } from './duckdb-values.js'
 import { metOnce, sift } from './sift.js'
 import {
   assembled,
@@ -46,7 +46,8 @@ const actor = 'duckdb'
 /**
  * The rows of a query over a DuckDB database, or over Parquet, CSV and JSON files. They stream, about 2,000 at a time. Where they
  * are compared with what was delivered, and neither `record` nor a cursor column is given, only rows that have changed are made
- * into objects (not where a column is a list, a struct or another nested type, or has 128 bits).
+ * into objects (not where a column is a list, a struct or another nested type, or has 128 bits). In `append` DuckDB itself
+ * writes what is staged (not where a column is nested, `json`, a float of 32 bits, an interval or a bit string).
  *
  * Values keep what the database says. Integers of 64 bits and more are `bigint`, decimals exact strings; a date is
  * `'2026-01-31'`, a timestamp `'2026-01-31T02:30:00.123456'`, a timestamp with time zone a `Date` with its microseconds;
@@ -70,21 +71,25 @@ export function duckdb(options: DuckDBOptions & { readonly record?: Schema }): S
   refuseOthers(options, ['path', 'query', 'record'], actor)
   const { path, query, record } = options
   const text = statement(query, actor)
+  async function* read<B>(reading: Reading, give: Give<B>): AsyncGenerator<B> {
+    const { signal } = reading
+    const { connection, close } = await open(path, signal)
+    try {
+      yield* give(connection, text, reading)
+    } catch (error) {
+      throw explained(error, signal)
+    } finally {
+      close()
+    }
+  }
+  const rows: Give<readonly AnyRow[]> = (connection, text, reading) =>
+    conforming(chunks(connection, text, reading), record, reading.signal, actor)
   return createSource({
     name: actor,
     ordered: true,
-    async *read(reading) {
-      const { signal } = reading
-      const { connection, close } = await open(path, signal)
-      try {
-        yield* conforming(chunks(connection, text, reading), record, signal, actor)
-      } catch (error) {
-        throw explained(error, signal)
-      } finally {
-        close()
-      }
-    },
+    read: (reading) => read(reading, rows),
     bulk: record ? undefined : (reading) => bulk(path, text, reading),
+    texts: record ? undefined : (reading) => read(reading, texts),
   })
 }
 
@@ -93,17 +98,13 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
   const { folder, key, version, known, signal } = reading
   const { connection, close } = await open(path, signal)
   try {
-    await connection.run("set TimeZone = 'UTC'")
-    await prepare(connection, query)
-    const none = await connection.run(`from (\n${query}\n) as source limit 0`)
-    const names = none.columnNames()
-    const types = names.map((_, index) => none.columnLogicalType(index))
+    const columns = await columnsOf(connection, query)
+    const names = columns.map(({ name }) => name)
     const blank = blankRow(names, actor)
-    const columns = names.map((name, index) => ({ name, ...converter(types[index]!) }))
-    const shape = types.map((type, index) => [names[index], String(type)])
-    reading.describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
-    const whole = types.map((type, index) => distinctText(type, `c${index}`))
-    const parts = key.map((column) => keyText(types[names.indexOf(column)]!, `c${names.indexOf(column)}`))
+    const shape = columns.map(({ name, logical }) => [name, String(logical)])
+    describe(columns, reading)
+    const whole = columns.map(({ logical }, index) => distinctText(logical, `c${index}`))
+    const parts = key.map((column) => keyText(columns[names.indexOf(column)]!.logical, `c${names.indexOf(column)}`))
     if (whole.includes(undefined) || parts.includes(undefined)) return undefined
     const payload = names.map((_, index) => `c${index}`)
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
@@ -135,7 +136,7 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
   }
 }
 
-/** Opens a database, whose queries end with the signal. */
+/** Opens a database, whose queries end with the signal and know no other time zone than UTC. */
 async function open(
   path: string | undefined,
   signal: AbortSignal,
@@ -149,6 +150,7 @@ async function open(
         throw unopened(path, error)
       }))
   const connection = await instance.connect()
+  await connection.run("set TimeZone = 'UTC'")
   let again: NodeJS.Timeout | undefined
   const interrupt = () => {
     connection.interrupt()
@@ -164,18 +166,61 @@ async function open(
   return { connection, close }
 }
 
+/** What an open database gives of a query. */
+type Give<B> = (connection: DuckDBConnection, query: string, reading: Reading) => AsyncIterable<B>
+
+/** Rows as DuckDB writes them for the stage, where it can do so with all of their columns. */
+async function* texts(
+  connection: DuckDBConnection,
+  query: string,
+  reading: Reading,
+): AsyncGenerator<readonly AnyRow[] | Texts> {
+  const columns = await columnsOf(connection, query)
+  const names = columns.map(({ name }) => name)
+  const order = Object.keys(blankRow(names, actor)) // that of objects, in which numbers come first
+  const values = order.map((name) => stagedText(columns[names.indexOf(name)]!.logical, `c${names.indexOf(name)}`))
+  if (values.includes(undefined)) return yield* chunks(connection, query, reading)
+  describe(columns, reading)
+  const renamed = `(\n${query}\n) as source (${columns.map((_, index) => `c${index}`).join()})`
+  const result = await connection.stream(`select json_array(${values.join()})::varchar from ${renamed}`)
+  const reader = () => {
+    const { read } = converter(result.columnLogicalType(0))
+    return (chunk: DuckDBDataChunk) => new Texts(order, columnOf(chunk, 0, read) as string[])
+  }
+  yield* chunksOf(connection, result, reader, () => brokenOff(connection, query))
+}
+
+type Columns = readonly (Converter & { readonly name: string; readonly logical: DuckDBLogicalType })[]
+
+/** The columns of a query, and how to read them. @throws SourceError when it is no select. */
+async function columnsOf(connection: DuckDBConnection, query: string): Promise<Columns> {
+  await prepare(connection, query)
+  return columnsIn(await connection.run(`from (\n${query}\n) as source limit 0`))
+}
+
+function columnsIn(result: DuckDBResult): Columns {
+  return result.columnNames().map((name, index) => {
+    const logical = result.columnLogicalType(index)
+    return { name, logical, ...converter(logical) }
+  })
+}
+
+function describe(columns: Columns, reading: Reading): void {
+  reading.describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
+}
+
 async function* chunks(connection: DuckDBConnection, query: string, reading: Reading): AsyncGenerator<AnyRow[]> {
-  await connection.run("set TimeZone = 'UTC'")
   const result = await start(connection, query, reading)
   const reader = () => {
-    const names = result.columnNames()
-    const blank = blankRow(names, actor)
-    const columns = names.map((name, index) => ({ name, ...converter(result.columnLogicalType(index)) }))
-    reading.describe(columns.map(({ name, type }) => ({ name, type, nullable: true })))
+    const columns = columnsIn(result)
+    const blank = blankRow(
+      columns.map(({ name }) => name),
+      actor,
+    )
+    describe(columns, reading)
     return (chunk: DuckDBDataChunk) => rowsOf(chunk, columns, blank)
   }
-  const broken = async () => new SourceError(`${actor}: ${await reasonOf(connection, query)}`)
-  yield* chunksOf(connection, result, reader, broken)
+  yield* chunksOf(connection, result, reader, () => brokenOff(connection, query))
 }
 
 async function start(connection: DuckDBConnection, query: string, reading: Reading): Promise<DuckDBResult> {
@@ -208,57 +253,6 @@ async function prepare(connection: DuckDBConnection, query: string): Promise<Duc
   return prepared
 }
 
-// ---- rows that are compared where they are ---------------------------------------------------------------------
-
-const whole: ReadonlySet<DuckDBTypeId> = new Set([
-  DuckDBTypeId.TINYINT,
-  DuckDBTypeId.SMALLINT,
-  DuckDBTypeId.INTEGER,
-  DuckDBTypeId.BIGINT,
-  DuckDBTypeId.UTINYINT,
-  DuckDBTypeId.USMALLINT,
-  DuckDBTypeId.UINTEGER,
-  DuckDBTypeId.UBIGINT,
-])
-/** Their text tells any two values apart, and holds no separator. */
-const plain: ReadonlySet<DuckDBTypeId> = new Set([
-  ...whole,
-  DuckDBTypeId.BOOLEAN,
-  DuckDBTypeId.FLOAT,
-  DuckDBTypeId.DOUBLE,
-  DuckDBTypeId.DECIMAL,
-  DuckDBTypeId.DATE,
-  DuckDBTypeId.TIME,
-  DuckDBTypeId.TIMESTAMP,
-  DuckDBTypeId.TIMESTAMP_S,
-  DuckDBTypeId.TIMESTAMP_MS,
-  DuckDBTypeId.TIMESTAMP_NS,
-  DuckDBTypeId.TIMESTAMP_TZ,
-  DuckDBTypeId.UUID,
-])
-
-/**
- * Texts in SQL, parts of a list that two rows share only when they hold the same; `undefined` for types of which that is not
- * known, or that Parquet does not keep: those of 128 bits become doubles in it. A null between such parts is passed over.
- */
-function distinctText({ typeId }: DuckDBLogicalType, column: string): string | undefined {
-  // before a text, its length: so it may hold what parts the list
-  if (typeId === DuckDBTypeId.VARCHAR || typeId === DuckDBTypeId.ENUM) {
-    return `coalesce(strlen(${column}::varchar), -1), ${column}::varchar`
-  }
-  if (typeId === DuckDBTypeId.BLOB) return `coalesce(hex(${column}), '-')`
-  return plain.has(typeId) ? `coalesce(${column}::varchar, '-')` : undefined
-}
-
-/** The canonical text of a key's column in SQL, as `keyOf` makes it of the value; `undefined` for other types. */
-function keyText({ typeId, alias }: DuckDBLogicalType, column: string): string | undefined {
-  if (whole.has(typeId)) return `'i' || ${column}`
-  if (typeId === DuckDBTypeId.BOOLEAN) return `case ${column} when true then 't' when false then 'f' end`
-  if (typeId === DuckDBTypeId.VARCHAR && alias !== 'JSON') return `to_json(${column})::varchar`
-  const isText = [DuckDBTypeId.ENUM, DuckDBTypeId.UUID, DuckDBTypeId.DATE, DuckDBTypeId.DECIMAL].includes(typeId)
-  return isText ? `to_json(${column}::varchar)::varchar` : undefined
-}
-
 // ---- errors ----------------------------------------------------------------------------------------------------
 
 function unopened(path: string, error: unknown): SourceError {
@@ -279,13 +273,14 @@ function unopened(path: string, error: unknown): SourceError {
 }
 
 /** Why a query failed half-way: running it once more without its rows is the only way to learn it. */
-async function reasonOf(connection: DuckDBConnection, query: string): Promise<string> {
+async function brokenOff(connection: DuckDBConnection, query: string): Promise<SourceError> {
+  let reason = 'the query broke off half-way, but not when it was tried again: run the sync again'
   try {
     await connection.run(`select bit_xor(hash(source)) from (\n${query}\n) as source`)
-    return 'the query broke off half-way, but not when it was tried again: run the sync again'
   } catch (error) {
-    return reasonIn(error)
+    reason = reasonIn(error)
   }
+  return new SourceError(`${actor}: ${reason}`)
 }
 
 function explained(error: unknown, signal: AbortSignal): unknown {

@@ -78,7 +78,7 @@ export function clockText(time: number, digits: number): string {
 const infinity = 2n ** 63n - 1n
 
 /** The last microsecond that a `Date` can be, in the year 275760; the first is as far before 1970. */
-const latest = 8_640_000_000_000_000_000n
+export const latest = 8_640_000_000_000_000_000n
 
 /** A point in time, counted from 1970 in units of a second's `digits`-th decimal. */
 export function timestampText(value: number | bigint, digits: number): string {

@@ -7,9 +7,10 @@ import { DuckDBInstance } from '@duckdb/node-api'
 import { afterAll, describe, expect, it, vi } from 'vitest'
 import { z } from 'zod'
 import { ConfigError, SourceError } from '../../src/errors.js'
+import { sourceOf, Texts } from '../../src/source.js'
 import { duckdb } from '../../src/sources/duckdb.js'
 import { Instant } from '../../src/values.js'
-import { batchesOf, readAll, readInChild, readOne } from './reading.js'
+import { batchesOf, readAll, readInChild, reading, readOne } from './reading.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'spillway-test-'))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -174,9 +175,9 @@ describe('values', () => {
     const { rows } = await readAll(
       duckdb({
         query: `with made as (
-            select date '1970-01-01' + ((random() - 0.5) * 5000000)::int as day, uuid() as id, random()::float as real,
-              ((random() - 0.5) * 1e18)::bigint as number, (random() * 2e9 - 1e9)::decimal(18, 5) as price
-            from range(20000)
+            select date '1970-01-01' + ((x - 0.5) * 5000000)::int as day, md5(n::varchar)::uuid as id, x::float as real,
+              ((x - 0.5) * 1e18)::bigint as number, (x * 2e9 - 1e9)::decimal(18, 5) as price
+            from (select n, hash(n) / 18446744073709551615 as x from range(20000) r(n))
           ), typed as (
             select day, make_timestamp(number) as us, make_timestamp_ns(number) as ns, id, price, real, number::hugeint * number as huge
             from made
@@ -190,6 +191,34 @@ describe('values', () => {
       expect(row).toStrictEqual({ day, us, ns, id, price, huge: BigInt(huge) })
       expect(Math.fround(real)).toBe(Math.fround(float)) // DuckDB does not always write the shortest of the texts of a float
     }
+  })
+
+  it('of usual types are written for the stage by DuckDB itself, and others not', async () => {
+    const written = async (query: string) => {
+      const { texts } = sourceOf(duckdb({ query }), 'test')
+      const batches: unknown[] = []
+      for await (const batch of texts!(reading())) batches.push(batch)
+      return batches.every((batch) => batch instanceof Texts)
+    }
+    const usual = `true, 1::tinyint, 1::usmallint, 1, 1::bigint, 1::ubigint, 1::hugeint, 'nan'::double, 0.5::decimal(9,2), 'a',
+      date '2026-01-31', time '01:02:03', timestamp '2026-01-31 01:02:03', timestamptz '2026-01-31 01:02:03Z', '\\x00'::blob, uuid(), 'b'::enum('b')`
+    expect(await written(`from (values (${usual}))`)).toBe(true)
+    for (const other of ["'{}'::json", '[1]', "{'a': 1}", "interval '1 day'", '0.1::float', '0.5::decimal(2,2)'])
+      expect(await written(`select 1, ${other} as other`)).toBe(false)
+  })
+
+  it('of any time are the same when DuckDB writes them', async () => {
+    const day = 86_400_000_000
+    const { rows } = await readAll(
+      duckdb({
+        query: `select make_timestamp(us) as t, make_timestamp(us)::timestamp_s as s, make_timestamp(us)::timestamp_ms as ms, timezone('UTC', make_timestamp(us)) as z,
+            make_timestamp(us)::date as d, make_timestamp(us)::time as c, make_timestamp_ns(us) as ns, (us / 7)::decimal(24, 5) as price, us / 3e5 as x, us::hugeint * us as huge
+          from (select (hash(n) % ${18_000n * 366n * BigInt(day)})::bigint - ${9_000 * 366 * day} as us from range(5000) r(n)
+            union all select unnest([0, 1, -1, 10, 1000, 999999, ${-62_135_596_800_000_000n}, ${-62_135_596_800_000_001n}, ${-62_167_219_200_000_000n}, ${-62_167_219_200_000_001n},
+              ${253_402_300_800_000_000n}, ${253_402_300_799_999_999n}, 8640000000000000000, 8640000000000000001, -8640000000000000000, -8640000000000000001]::bigint[]))`,
+      }),
+    )
+    expect(rows).toHaveLength(5016)
   })
 
   it('are whole texts, short and long, of any script, between nulls, across chunks', async () => {

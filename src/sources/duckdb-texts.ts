@@ -1,0 +1,128 @@
+import { DuckDBDecimalLogicalType, type DuckDBLogicalType, DuckDBTypeId } from '@duckdb/node-api'
+import { latest } from './exact.js'
+
+// Values of columns as texts that DuckDB makes, where no object is wanted of a row.
+
+const whole: ReadonlySet<DuckDBTypeId> = new Set([
+  DuckDBTypeId.TINYINT,
+  DuckDBTypeId.SMALLINT,
+  DuckDBTypeId.INTEGER,
+  DuckDBTypeId.BIGINT,
+  DuckDBTypeId.UTINYINT,
+  DuckDBTypeId.USMALLINT,
+  DuckDBTypeId.UINTEGER,
+  DuckDBTypeId.UBIGINT,
+])
+/** Their text tells any two values apart, and holds no separator. */
+const plain: ReadonlySet<DuckDBTypeId> = new Set([
+  ...whole,
+  DuckDBTypeId.BOOLEAN,
+  DuckDBTypeId.FLOAT,
+  DuckDBTypeId.DOUBLE,
+  DuckDBTypeId.DECIMAL,
+  DuckDBTypeId.DATE,
+  DuckDBTypeId.TIME,
+  DuckDBTypeId.TIMESTAMP,
+  DuckDBTypeId.TIMESTAMP_S,
+  DuckDBTypeId.TIMESTAMP_MS,
+  DuckDBTypeId.TIMESTAMP_NS,
+  DuckDBTypeId.TIMESTAMP_TZ,
+  DuckDBTypeId.UUID,
+])
+
+/**
+ * Texts in SQL, parts of a list that two rows share only when they hold the same; `undefined` for types of which that is not
+ * known, or that Parquet does not keep: those of 128 bits become doubles in it. A null between such parts is passed over.
+ */
+export function distinctText({ typeId }: DuckDBLogicalType, column: string): string | undefined {
+  // before a text, its length: so it may hold what parts the list
+  if (typeId === DuckDBTypeId.VARCHAR || typeId === DuckDBTypeId.ENUM) {
+    return `coalesce(strlen(${column}::varchar), -1), ${column}::varchar`
+  }
+  if (typeId === DuckDBTypeId.BLOB) return `coalesce(hex(${column}), '-')`
+  return plain.has(typeId) ? `coalesce(${column}::varchar, '-')` : undefined
+}
+
+/** The canonical text of a key's column in SQL, as `keyOf` makes it of the value; `undefined` for other types. */
+export function keyText({ typeId, alias }: DuckDBLogicalType, column: string): string | undefined {
+  if (whole.has(typeId)) return `'i' || ${column}`
+  if (typeId === DuckDBTypeId.BOOLEAN) return `case ${column} when true then 't' when false then 'f' end`
+  if (typeId === DuckDBTypeId.VARCHAR && alias !== 'JSON') return `to_json(${column})::varchar`
+  const isText = [DuckDBTypeId.ENUM, DuckDBTypeId.UUID, DuckDBTypeId.DATE, DuckDBTypeId.DECIMAL].includes(typeId)
+  return isText ? `to_json(${column}::varchar)::varchar` : undefined
+}
+
+/**
+ * What `json_array` makes of a column's value in SQL for the stage: what the stage's own encoding makes of the value that
+ * `converter` reads; `undefined` for types of which that is not known.
+ */
+export function stagedText(type: DuckDBLogicalType, column: string): string | undefined {
+  const { typeId, alias } = type
+  if (alias === 'JSON') return undefined
+  if (asTheyAre.has(typeId)) return column
+  // without a digit before the point, DuckDB writes none
+  if (type instanceof DuckDBDecimalLogicalType && type.width > type.scale) return `${column}::varchar`
+  if (asText.has(typeId)) return `${column}::varchar`
+  switch (typeId) {
+    case DuckDBTypeId.BIGINT:
+    case DuckDBTypeId.UBIGINT:
+    case DuckDBTypeId.HUGEINT:
+    case DuckDBTypeId.UHUGEINT:
+      return tagged('bigint', column, `${column}::varchar`)
+    case DuckDBTypeId.DOUBLE:
+      return number(column)
+    case DuckDBTypeId.TIMESTAMP:
+    case DuckDBTypeId.TIMESTAMP_S:
+    case DuckDBTypeId.TIMESTAMP_MS:
+    case DuckDBTypeId.TIMESTAMP_NS:
+      return timestamp(column)
+    case DuckDBTypeId.TIMESTAMP_TZ:
+      return instant(column)
+    case DuckDBTypeId.BLOB:
+      return tagged('binary', column, `to_base64(${column})`)
+    default:
+      return undefined // of a float, DuckDB does not always write the shortest text
+  }
+}
+
+const asTheyAre: ReadonlySet<DuckDBTypeId> = new Set([
+  DuckDBTypeId.BOOLEAN,
+  DuckDBTypeId.TINYINT,
+  DuckDBTypeId.SMALLINT,
+  DuckDBTypeId.INTEGER,
+  DuckDBTypeId.UTINYINT,
+  DuckDBTypeId.USMALLINT,
+  DuckDBTypeId.UINTEGER,
+  DuckDBTypeId.VARCHAR,
+])
+const asText: ReadonlySet<DuckDBTypeId> = new Set([
+  DuckDBTypeId.ENUM,
+  DuckDBTypeId.UUID,
+  DuckDBTypeId.DATE,
+  DuckDBTypeId.TIME,
+])
+
+/** What JSON would bend, as the stage has it. */
+function tagged(tag: string, column: string, text: string): string {
+  return `case when ${column} is not null then json_object('$', '${tag}', 'v', ${text}) end`
+}
+
+function number(column: string): string {
+  const odd = `case when isnan(${column}) then 'NaN' when ${column} > 0 then 'Infinity' else '-Infinity' end`
+  return `case when isfinite(${column}) then to_json(${column}) else ${tagged('number', column, odd)} end`
+}
+
+/** 2026-01-31T02:30:00.123456, or 0044-03-15 (BC)T02:30:00. */
+function timestamp(column: string): string {
+  return `replace(replace(${column}::varchar, ' ', 'T'), 'T(BC)', ' (BC)')`
+}
+
+/** With a sign and six digits for the years that ISO 8601 does not write with four; as text where no `Date` reaches. */
+function instant(column: string): string {
+  const utc = `${column}::timestamp`
+  const extended = `printf('%+07d', year(${utc})) || strftime(${utc}, '-%m-%dT%H:%M:%S.%f')`
+  const iso = `case when year(${utc}) between 1 and 9999 then ${timestamp(utc)} else ${extended} end || 'Z'`
+  const text = `${timestamp(utc)} || case when isfinite(${utc}) then 'Z' else '' end`
+  const isDate = `isfinite(${utc}) and epoch_us(${utc}) between -${latest} and ${latest}`
+  return `case when ${isDate} then ${tagged('instant', column, iso)} else to_json(${text}) end`
+}
