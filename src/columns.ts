@@ -1,5 +1,5 @@
 import { ConfigError, SourceError } from './errors.js'
-import { Texts } from './source.js'
+import { Encodable } from './source.js'
 import type { AnyRow, Column, ColumnType } from './values.js'
 
 /**
@@ -91,11 +91,11 @@ export class Columns {
   }
 
   /** The rows of a read as the contract lets them through. @throws SourceError naming the first row that `freeze` does not. */
-  async *admitted<B extends readonly object[] | Texts>(
+  async *admitted<B extends readonly object[] | Encodable>(
     batches: AsyncIterable<B>,
   ): AsyncGenerator<B | readonly object[]> {
     for await (const rows of batches) {
-      if (rows instanceof Texts) yield rows
+      if (rows instanceof Encodable) yield rows
       else if (!this.#described) yield* this.#inspected(rows)
       else yield this.discards ? rows.map((row) => without(row, this.#leftOut)) : rows
     }

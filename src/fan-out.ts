@@ -79,7 +79,7 @@ class Group {
         ...source,
         read: (reading) => (awaited ? { [Symbol.asyncIterator]: () => join(reading) } : source.read(reading)),
         bulk: this.#atOnce ? bulk : undefined,
-        texts: undefined,
+        encodable: undefined,
         pass: source.repeatable ? settle : undefined,
       },
       leave: async () => {

@@ -5,7 +5,7 @@ import { Cursor, type CursorOptions } from './cursor.js'
 import { ConfigError, SourceError, SpillwayError } from './errors.js'
 import type { Log } from './log.js'
 import { onAbort } from './pace.js'
-import { type Bulk, type Reading, type SourceDefinition, sourceHttp, Texts } from './source.js'
+import { type Bulk, Encodable, type Reading, type SourceDefinition, sourceHttp } from './source.js'
 import { type Keyed, PrefixDigest, StageReader, StageWriter } from './stage.js'
 import type { CursorStep, ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow, Column } from './values.js'
@@ -91,10 +91,10 @@ export class Reader {
       const since = source.inbox ? this.#options.earlier.cursor : cursor?.since
       const reading = this.#reading(since)
       // what was staged before, cursors and contracts are held against objects
-      const texts = broken || cursor || this.#keyed || columns.mayDiscard ? undefined : source.texts?.(reading)
+      const encodable = broken || cursor || this.#keyed || columns.mayDiscard ? undefined : source.encodable?.(reading)
       const rows = broken
         ? await this.#skip(broken, columns.admitted(untilAborted(source.read(reading), stop)))
-        : columns.admitted(untilAborted(texts ?? source.read(reading), stop))
+        : columns.admitted(untilAborted(encodable ?? source.read(reading), stop))
       if (!rows) return
       if (broken) await state.resumeRead(broken)
       const read = broken ?? (await state.beginRead(source.repeatable && !follow && !source.inbox))
@@ -104,8 +104,8 @@ export class Reader {
       timer = setInterval(() => open.flush().catch(() => {}), patience) // the next add, or end, meets the error
       let step: CursorStep | undefined
       for await (const batch of rows) {
-        if (batch instanceof Texts) {
-          await writer.addTexts(batch)
+        if (batch instanceof Encodable) {
+          await writer.addEncodable(batch)
           continue
         }
         const fresh = cursor ? cursor.take(batch) : batch

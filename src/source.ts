@@ -2,7 +2,7 @@ import type { MaybePromise } from './destination.js'
 import { ConfigError, SourceError } from './errors.js'
 import { createHttp, type Http } from './http.js'
 import type { Log } from './log.js'
-import { type AnyRow, type Column, describe } from './values.js'
+import { type AnyRow, type Column, describe, type Encoded } from './values.js'
 
 /** A value of a cursor column. */
 export type CursorValue = string | number | bigint | Date
@@ -49,10 +49,8 @@ export interface SourceDefinition {
    * are to be read one by one.
    */
   readonly bulk?: ((reading: BulkReading) => Promise<Bulk | undefined>) | undefined
-  /**
-   * The same as `read`, for who keeps rows and does not look at them: where it can, as texts, of which no objects were made.
-   */
-  readonly texts?: ((reading: Reading) => AsyncIterable<readonly object[] | Texts>) | undefined
+  /** The same as `read`, for who keeps rows and does not look at them: no objects are made of those that can be kept without. */
+  readonly encodable?: ((reading: Reading) => AsyncIterable<readonly object[] | Encodable>) | undefined
   /** To be called by who reads it together with others, when it does not read, or not soon: they need not wait for it then. */
   readonly pass?: (() => void) | undefined
   /** Yields whenever there may be something to read, until the signal: once when it has begun to listen, then at each arrival. */
@@ -98,11 +96,11 @@ export interface Bulk {
   rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
 }
 
-/** Rows as the stage keeps them, each the JSON array of its values in the order of the columns. */
-export class Texts {
+/** Rows of described columns, of which the stage keeps what `encode` writes of those from `start` to before `end`. */
+export class Encodable {
   constructor(
-    readonly columns: readonly string[],
-    readonly rows: readonly string[],
+    readonly length: number,
+    readonly encode: (start: number, end: number) => Encoded,
   ) {}
 }
 
@@ -161,12 +159,12 @@ export function createSource<R extends object>(options: {
   ordered?: boolean
   read(reading: Reading): AsyncIterable<readonly R[]>
   bulk?: SourceDefinition['bulk']
-  texts?: SourceDefinition['texts']
+  encodable?: SourceDefinition['encodable']
   arrivals?: SourceDefinition['arrivals']
   inbox?: Inbox
 }): Source<R> {
-  const { name, ordered = false, read, bulk, texts, arrivals, inbox } = options
-  return make({ name, ordered, repeatable: true, read, bulk, texts, arrivals, inbox }) as unknown as Source<R>
+  const { name, ordered = false, read, bulk, encodable, arrivals, inbox } = options
+  return make({ name, ordered, repeatable: true, read, bulk, encodable, arrivals, inbox }) as unknown as Source<R>
 }
 
 /** How to read anything that may stand as `from`; a {@link ConfigError} naming `where` when it cannot be read. */
@@ -279,7 +277,7 @@ type Change = (rows: readonly AnyRow[], reading: Reading) => readonly object[]
 
 function make(base: SourceDefinition): Source<AnyRow> {
   // what changes rows needs them as objects
-  const asObjects = { ...base, bulk: undefined, texts: undefined }
+  const asObjects = { ...base, bulk: undefined, encodable: undefined }
   /** A source whose arrays of rows are changed by `change`, made anew for each read. */
   const derived = (begin: () => Change): Source<AnyRow> =>
     make({

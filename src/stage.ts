@@ -3,7 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { SourceError, StateDamagedError } from './errors.js'
-import type { Texts } from './source.js'
+import type { Encodable } from './source.js'
 import { nullMark } from './sources/sql.js'
 import { explained } from './state/database.js'
 import { checkpoint, syncToDisk } from './state/files.js'
@@ -15,7 +15,6 @@ import {
   decodeTexts,
   encodeRows,
   encodeTable,
-  joinTable,
   keyOf,
   losslessText,
   RowError,
@@ -123,14 +122,14 @@ export class StageWriter {
     await this.#pass()
   }
 
-  /** Takes rows that are texts already, of a sync that compares nothing; as {@link add}. */
-  async addTexts({ columns, rows }: Texts): Promise<void> {
+  /** The same with rows of a sync that compares nothing and has no cursor. */
+  async addEncodable({ length, encode }: Encodable): Promise<void> {
     this.#encode()
-    for (let start = 0; start < rows.length; ) {
-      const some = rows.slice(start, start + this.#frameRows)
-      const { text, tagged } = joinTable(columns, some)
-      this.#frame(text, tableFlag | (tagged ? taggedFlag : 0), some.length)
-      start += some.length
+    for (let start = 0; start < length; ) {
+      const end = Math.min(length, start + this.#frameRows)
+      const { text, tagged } = located(() => encode(start, end), this.#where, this.#total, end - start)
+      this.#frame(text, tableFlag | (tagged ? taggedFlag : 0), end - start)
+      start = end
     }
     await this.#pass()
   }

@@ -128,12 +128,20 @@ const tag = '$'
 const tagText = JSON.stringify(tag)
 
 /**
- * Rows as one JSON array. `tagged` says that some value needed a tag and {@link decodeRows} must look for them:
- * most rows hold none, and are then written and read at the speed of JSON itself.
+ * Rows as text. `tagged` says that some value needed a tag, and who decodes it must look for them: most rows hold none, and are
+ * then written and read at the speed of JSON itself.
+ */
+export interface Encoded {
+  readonly text: string
+  readonly tagged: boolean
+}
+
+/**
+ * Rows as one JSON array.
  *
  * @throws TypeError naming the row's place in `rows` and the column, when a value cannot be kept.
  */
-export function encodeRows(rows: readonly object[]): { text: string; tagged: boolean } {
+export function encodeRows(rows: readonly object[]): Encoded {
   let tagged = false
   for (let index = 0; index < rows.length; index++) {
     const row = rows[index]
@@ -155,7 +163,7 @@ export function decodeRows(text: string, tagged: boolean): AnyRow[] {
  * Rows as one JSON array of their columns and all their values, row by row: shorter by the names, and quicker to write and to
  * read than {@link encodeRows}. `undefined` unless all are plain objects of the same columns.
  */
-export function encodeTable(rows: readonly object[]): { text: string; tagged: boolean } | undefined {
+export function encodeTable(rows: readonly object[]): Encoded | undefined {
   const columns = Object.keys(rows[0] ?? {})
   if (columns.length === 0 || columns.includes('__proto__')) return undefined
   const values: unknown[] = []
@@ -178,8 +186,25 @@ export function encodeTable(rows: readonly object[]): { text: string; tagged: bo
   return { text: JSON.stringify([columns, values]), tagged }
 }
 
+/** The same of rows by columns, which are in the order of an object's. */
+export function encodeColumns(names: readonly string[], columns: readonly (readonly unknown[])[]): Encoded {
+  const values: unknown[] = []
+  let tagged = false
+  for (let index = 0; index < columns[0]!.length; index++) {
+    for (let at = 0; at < columns.length; at++) {
+      const value = columns[at]![index]
+      if (isPlain(value)) values.push(value)
+      else {
+        tagged = true
+        values.push(encode(value, names[at]!, index))
+      }
+    }
+  }
+  return { text: JSON.stringify([names, values]), tagged }
+}
+
 /** The same of rows that are texts: each the JSON array of its values. */
-export function joinTable(columns: readonly string[], rows: readonly string[]): { text: string; tagged: boolean } {
+export function encodeTexts(columns: readonly string[], rows: readonly string[]): Encoded {
   const text = `[${JSON.stringify(columns)},[${rows.map((row) => row.slice(1, -1)).join()}]]`
   return { text, tagged: text.includes(tagText) }
 }

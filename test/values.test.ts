@@ -1,14 +1,16 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
+  type AnyRow,
   canonical,
   columnsOf,
   decodeRows,
   decodeTable,
+  encodeColumns,
   encodeRows,
   encodeTable,
+  encodeTexts,
   Instant,
-  joinTable,
   keyOf,
 } from '../src/values.js'
 
@@ -83,8 +85,11 @@ describe('a staged row', () => {
         const { text, tagged } = encodeTable(rows)!
         const back = decodeTable(text, tagged)
         expect(back).toEqual(rows)
+        const names = Object.keys(rows[0]!)
+        const byColumn = names.map((name) => rows.map((row) => (row as AnyRow)[name]))
+        expect(encodeColumns(names, byColumn)).toEqual({ text, tagged })
         const texts = rows.map((one) => JSON.stringify(Object.values(one)))
-        expect(joinTable(Object.keys(rows[0]!), texts)).toEqual({ text, tagged: text.includes('"$"') })
+        expect(encodeTexts(names, texts)).toEqual({ text, tagged: text.includes('"$"') })
         expect(back.map((one) => Object.keys(one))).toEqual(rows.map((one) => Object.keys(one)))
       }),
     )
@@ -96,8 +101,11 @@ describe('a staged row', () => {
     ['something nested that JSON bends', [{ a: [new Date(0), { b: Number.NaN }] }]],
     ['an object with the mark', [{ a: { $: 'bigint', v: '1' } }]],
     ['the mark for a column', [{ $: 'bigint', v: '1', a: 1n }]],
-  ])('comes back from a table with %s', (_, rows) => {
+  ])('comes back from a table with %s', (_, rows: AnyRow[]) => {
     const { text, tagged } = encodeTable(rows)!
+    const names = Object.keys(rows[0]!)
+    const byColumn = names.map((name) => rows.map((row) => row[name]))
+    expect(encodeColumns(names, byColumn)).toEqual({ text, tagged })
     expect(decodeTable(text, tagged)).toStrictEqual(rows)
   })
 

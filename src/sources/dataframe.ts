@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { ConfigError, SourceError } from '../errors.js'
-import { createSource, type Source } from '../source.js'
-import { type Column, type ColumnType, describe } from '../values.js'
+import { createSource, Encodable, type Reading, type Source } from '../source.js'
+import { type AnyRow, type Column, type ColumnType, describe, encodeColumns } from '../values.js'
 import { type ArrowChunk, type ArrowField, type Cells, converter, inRange } from './arrow-values.js'
 import type { Frame, FrameRow } from './dataframe-types.js'
 import { shortest } from './exact.js'
@@ -66,24 +66,59 @@ export function dataframe<R extends object = never, F extends Frame = Frame>(
   const tables = tablesOf(frame)
   return createSource({
     name: actor,
-    async *read({ signal, describe }) {
-      for await (const { columns, count } of tables()) {
-        const names = columns.map(({ name }) => name)
-        const twice = names.find((name, index) => names.indexOf(name) !== index)
-        if (twice !== undefined) {
-          throw new SourceError(`${actor}: the frame has two columns named ${JSON.stringify(twice)}: rename one`)
-        }
-        if (columns.every(isTyped)) describe(columns.map(({ name, type, nullable }) => ({ name, type, nullable })))
-        const blank = blankRow(names, actor)
-        for (let start = 0; start < count; start += batch) {
-          signal.throwIfAborted()
-          const end = Math.min(count, start + batch)
-          const values = columns.map((column) => column.range(start, end))
-          yield assembled(values, columns, blank, end - start)
-        }
-      }
-    },
+    read: (reading) => read(tables, reading, objects),
+    encodable: (reading) => read<AnyRow[] | Encodable>(tables, reading, (table) => encodable(table) ?? objects(table)),
   }) as never
+}
+
+/** What `give` makes of the rows from `start` to before `end` of each table. */
+async function* read<B>(
+  tables: Tables,
+  { signal, describe }: Reading,
+  give: (table: Table) => (start: number, end: number) => B,
+): AsyncGenerator<B> {
+  for await (const table of tables()) {
+    const { columns, count } = table
+    const names = columns.map(({ name }) => name)
+    const twice = names.find((name, index) => names.indexOf(name) !== index)
+    if (twice !== undefined) {
+      throw new SourceError(`${actor}: the frame has two columns named ${JSON.stringify(twice)}: rename one`)
+    }
+    if (columns.every(isTyped)) describe(columns.map(({ name, type, nullable }) => ({ name, type, nullable })))
+    const some = give(table)
+    for (let start = 0; start < count; start += batch) {
+      signal.throwIfAborted()
+      yield some(start, Math.min(count, start + batch))
+    }
+  }
+}
+
+function objects({ columns }: Table): (start: number, end: number) => AnyRow[] {
+  const blank = blankRow(
+    columns.map(({ name }) => name),
+    actor,
+  )
+  return (start, end) => {
+    const values = columns.map((column) => column.range(start, end))
+    return assembled(values, columns, blank, end - start)
+  }
+}
+
+/** Where there are columns that tell their types: those of others are seen in objects. */
+function encodable({ columns }: Table): ((start: number, end: number) => Encodable) | undefined {
+  if (columns.length === 0 || !columns.every(isTyped)) return undefined
+  const names = columns.map(({ name }) => name)
+  const order = Object.keys(blankRow(names, actor)) // that of objects, in which numbers come first
+  const ordered = order.map((name) => columns[names.indexOf(name)]!)
+  return (start, end) => {
+    const values = ordered.map((column) => column.range(start, end))
+    return new Encodable(end - start, (from, to) =>
+      encodeColumns(
+        order,
+        values.map((column) => column.slice(from, to)),
+      ),
+    )
+  }
 }
 
 /** Rows by columns. */

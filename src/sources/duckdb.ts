@@ -13,8 +13,8 @@ import {
 import { SourceError, SpillwayError } from '../errors.js'
 import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
-import { type Bulk, type BulkReading, createSource, type Reading, type Source, Texts } from '../source.js'
-import type { AnyRow } from '../values.js'
+import { type Bulk, type BulkReading, createSource, Encodable, type Reading, type Source } from '../source.js'
+import { type AnyRow, encodeTexts } from '../values.js'
 import { distinctText, keyText, stagedText } from './duckdb-texts.js'
 import { type Converter, chunksOf, columnOf, converter, rowsOf } from './duckdb-values.js'
 import { metOnce, sift } from './sift.js'
@@ -89,7 +89,7 @@ export function duckdb(options: DuckDBOptions & { readonly record?: Schema }): S
     ordered: true,
     read: (reading) => read(reading, rows),
     bulk: record ? undefined : (reading) => bulk(path, text, reading),
-    texts: record ? undefined : (reading) => read(reading, texts),
+    encodable: record ? undefined : (reading) => read(reading, encodable),
   })
 }
 
@@ -170,11 +170,11 @@ async function open(
 type Give<B> = (connection: DuckDBConnection, query: string, reading: Reading) => AsyncIterable<B>
 
 /** Rows as DuckDB writes them for the stage, where it can do so with all of their columns. */
-async function* texts(
+async function* encodable(
   connection: DuckDBConnection,
   query: string,
   reading: Reading,
-): AsyncGenerator<readonly AnyRow[] | Texts> {
+): AsyncGenerator<readonly AnyRow[] | Encodable> {
   const columns = await columnsOf(connection, query)
   const names = columns.map(({ name }) => name)
   const order = Object.keys(blankRow(names, actor)) // that of objects, in which numbers come first
@@ -185,7 +185,10 @@ async function* texts(
   const result = await connection.stream(`select json_array(${values.join()})::varchar from ${renamed}`)
   const reader = () => {
     const { read } = converter(result.columnLogicalType(0))
-    return (chunk: DuckDBDataChunk) => new Texts(order, columnOf(chunk, 0, read) as string[])
+    return (chunk: DuckDBDataChunk) => {
+      const rows = columnOf(chunk, 0, read) as string[]
+      return new Encodable(rows.length, (start, end) => encodeTexts(order, rows.slice(start, end)))
+    }
   }
   yield* chunksOf(connection, result, reader, () => brokenOff(connection, query))
 }

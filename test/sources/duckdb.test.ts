@@ -7,7 +7,7 @@ import { DuckDBInstance } from '@duckdb/node-api'
 import { afterAll, describe, expect, it, vi } from 'vitest'
 import { z } from 'zod'
 import { ConfigError, SourceError } from '../../src/errors.js'
-import { sourceOf, Texts } from '../../src/source.js'
+import { Encodable, sourceOf } from '../../src/source.js'
 import { duckdb } from '../../src/sources/duckdb.js'
 import { Instant } from '../../src/values.js'
 import { batchesOf, readAll, readInChild, reading, readOne } from './reading.js'
@@ -195,10 +195,10 @@ describe('values', () => {
 
   it('of usual types are written for the stage by DuckDB itself, and others not', async () => {
     const written = async (query: string) => {
-      const { texts } = sourceOf(duckdb({ query }), 'test')
+      const { encodable } = sourceOf(duckdb({ query }), 'test')
       const batches: unknown[] = []
-      for await (const batch of texts!(reading())) batches.push(batch)
-      return batches.every((batch) => batch instanceof Texts)
+      for await (const batch of encodable!(reading())) batches.push(batch)
+      return batches.every((batch) => batch instanceof Encodable)
     }
     const usual = `true, 1::tinyint, 1::usmallint, 1, 1::bigint, 1::ubigint, 1::hugeint, 'nan'::double, 0.5::decimal(9,2), 'a',
       date '2026-01-31', time '01:02:03', timestamp '2026-01-31 01:02:03', timestamptz '2026-01-31 01:02:03Z', '\\x00'::blob, uuid(), 'b'::enum('b')`

@@ -3,8 +3,8 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect } from 'vitest'
 import { createHttp } from '../../src/http.js'
-import { type Reading, type Source, sourceOf, Texts } from '../../src/source.js'
-import { type AnyRow, type Column, decodeTable, joinTable, losslessText } from '../../src/values.js'
+import { Encodable, type Reading, type Source, sourceOf } from '../../src/source.js'
+import { type AnyRow, type Column, decodeTable, losslessText } from '../../src/values.js'
 
 /** What the engine gives a source; a test says what is different. */
 export function reading(given: Partial<Reading> = {}): Reading {
@@ -26,33 +26,33 @@ export async function readAll(
   const rows: AnyRow[] = []
   let columns: readonly Column[] = []
   for await (const batch of batchesOf(source, { describe: (told) => (columns = told), ...given })) rows.push(...batch)
-  const texts = given.cursor === undefined ? await readAsTexts(source) : undefined
-  if (texts) {
-    const [said, meant] = [texts.rows, rows].map((some) => some.map(losslessText))
+  const staged = given.cursor === undefined ? await readEncoded(source) : undefined
+  if (staged) {
+    const [said, meant] = [staged.rows, rows].map((some) => some.map(losslessText))
     const differs = meant!.findIndex((text, index) => text !== said![index])
-    expect([said![differs], said!.length, texts.columns]).toEqual([meant![differs], meant!.length, columns])
+    expect([said![differs], said!.length, staged.columns]).toEqual([meant![differs], meant!.length, columns])
   }
   return { rows, columns }
 }
 
-/** The same as the stage would give it back, of a source that can write texts for it. */
-async function readAsTexts(
+/** The same as the stage would give it back, of a source that can write what is kept there. */
+async function readEncoded(
   source: Source<object>,
 ): Promise<{ rows: AnyRow[]; columns: readonly Column[] } | undefined> {
-  const { texts } = sourceOf(source, 'test')
-  if (!texts) return undefined
+  const { encodable } = sourceOf(source, 'test')
+  if (!encodable) return undefined
   const rows: AnyRow[] = []
   let columns: readonly Column[] = []
-  for await (const batch of texts(reading({ describe: (told) => (columns = told) }))) {
-    rows.push(...(batch instanceof Texts ? decoded(batch) : batch))
+  for await (const batch of encodable(reading({ describe: (told) => (columns = told) }))) {
+    rows.push(...(batch instanceof Encodable ? decoded(batch) : batch))
   }
   return { rows, columns }
 }
 
-/** Rows as the stage reads them. */
-function decoded({ columns, rows }: Texts): AnyRow[] {
-  const { text, tagged } = joinTable(columns, rows)
-  return decodeTable(text, tagged)
+/** Rows as the stage reads them, written in two pieces. */
+function decoded({ length, encode }: Encodable): AnyRow[] {
+  const middle = Math.ceil(length / 2)
+  return [encode(0, middle), encode(middle, length)].flatMap(({ text, tagged }) => decodeTable(text, tagged))
 }
 
 /** The only row of a source. */

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { destination, type Sync, sync } from '../src/index.js'
-import { createSource, Texts } from '../src/source.js'
+import { createSource, Encodable } from '../src/source.js'
 import { duckdb } from '../src/sources/duckdb.js'
-import { losslessText } from '../src/values.js'
+import { encodeTable, losslessText } from '../src/values.js'
 import { readAll } from './sources/reading.js'
 import { quiet } from './support/quiet.js'
 import { stateFolder } from './support/state-folder.js'
@@ -31,11 +31,11 @@ async function made(options: object = {}, columns = ['id', 'name']) {
         rows.map((row) => [row]),
       )
     },
-    async *texts(reading) {
+    async *encodable(reading) {
       reading.describe(described)
       yield* given(
-        'texts',
-        rows.map((row) => new Texts(columns, [JSON.stringify(Object.values(row))])),
+        'encoded',
+        rows.map((row) => new Encodable(1, () => encodeTable([row])!)),
       )
     },
   })
@@ -47,12 +47,12 @@ async function made(options: object = {}, columns = ['id', 'name']) {
   return { sync: one, seen, ways, rows, fail }
 }
 
-describe('rows that a source gives as texts', () => {
+describe('rows that a source encodes itself', () => {
   it('are staged and delivered without objects being read', async () => {
     const { sync, seen, ways, rows } = await made()
     expect((await sync.run()).delivered).toBe(3)
     expect(seen).toEqual(rows)
-    expect(ways).toEqual(['texts'])
+    expect(ways).toEqual(['encoded'])
   })
 
   it.each([
@@ -72,7 +72,7 @@ describe('rows that a source gives as texts', () => {
     const after = await made({ state, schemaContract: 'discard' }, ['id', 'name', 'secret'])
     await after.sync.run()
     expect(after.seen).toEqual(before.seen)
-    expect([...before.ways, ...after.ways]).toEqual(['texts', 'rows'])
+    expect([...before.ways, ...after.ways]).toEqual(['encoded', 'rows'])
   })
 
   it('are gone on with as objects after a read that broke off', async () => {
@@ -82,7 +82,7 @@ describe('rows that a source gives as texts', () => {
     fail.after = Number.POSITIVE_INFINITY
     await sync.run()
     expect(seen).toEqual(rows)
-    expect(ways).toEqual(['texts', 'rows'])
+    expect(ways).toEqual(['encoded', 'rows'])
   })
 
   it('of DuckDB are what they would be as objects', async () => {
