@@ -53,11 +53,16 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
     // cleared and not filled again, for all that is known: nothing of it is certain, and even with no key left it is not as it
     // should be
     const void_ = `select * replace (true as dirty) from (${known}) union all select * replace (true as dirty) from (select ${line(`'void'`)})`
+    // in a line without an item, the record is missing
+    const alone =
+      ledger.uniform &&
+      !ledger.replacing &&
+      (await countOf(connection, `read_parquet(${plan}) where item is null`)) === 0
     await connection.run(`
       create view written as ${ledger.replacing === 'void' ? void_ : known};
       create view old_item as ${oldItems(plan!, ledger.uniform)};
       create view open_item as select stage, key, batch, state from old_item where state in ('pending', 'unknown') and stage is not null;
-      create view told as ${told};
+      create view told as ${alone ? toldAlone : told};
       create view learnt as from told`)
     // where every record is found by its own key, no other can have had it
     if (
@@ -129,6 +134,12 @@ const told = `
       case when state = 'rejected' then case when operation = 'delete' then 'delete' else md5(concat(record, problem)) end end as tried
     from old_item where key is not null and state in ('delivered', 'unchanged', 'rejected', 'unknown')
   ) l left join written b using (key)`
+
+/** The same where every item was simply delivered: what the snapshot knows of their keys besides is in the items. */
+const toldAlone = `
+  select key, operation <> 'delete' as known, false as dirty, hi, lo, case when operation <> 'delete' then record end as record, other,
+    remote_id, landing, null as tried, 0 as tries
+  from old_item where key is not null`
 
 const byAnother = (how: string) =>
   `exists (select 1 from taken t where t.match = coalesce(c.other, c.key) and t.key <> c.key and ${how})`
