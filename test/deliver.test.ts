@@ -252,6 +252,23 @@ describe('a handler', () => {
     expect(calls).toBe(1)
   })
 
+  it('is told of a receipt at each later change, also after one that brought none', async () => {
+    const seen: (string | undefined)[] = []
+    const to = destination({ batchSize: 1, match: 'id' })({
+      upsert([record]: Row[], { remoteId }) {
+        seen.push(remoteId(record!))
+        return seen.length === 1 ? [receipt(record!, 'object-0')] : undefined
+      },
+    })
+    const from = rows(1)
+    const one = sync({ name: 'a', from, to, key: 'id', mode: 'upsert', state: await stateFolder(), log: quiet })
+    for (const change of [1, 2, 3]) {
+      from[0]!['change'] = change
+      await one.run()
+    }
+    expect(seen).toEqual([undefined, 'object-0', 'object-0'])
+  })
+
   it('says more than yes or no: retry, unknown, receipt', async () => {
     const attempts = new Map<number, number>()
     const remote = new Map<number, string | undefined>()
