@@ -476,7 +476,13 @@ async function writeMade(
       const before: string | null = befores![index]
       const isHeld = held![index] !== null
       const waits = tries![index] >= mostTries && trieds![index] === triedOf(text, problem) && !triesAgain(again, key)
-      const same = problem === null && isKnown && !isDirty && !full && before !== null && isSame(before, text)
+      const same =
+        problem === null &&
+        isKnown &&
+        !isDirty &&
+        !full &&
+        before !== null &&
+        isSame(before, text, asTheyAre ? row : undefined)
       // what may have been applied stays an item, for its batch to be told of
       const kind: Kind = same && !isHeld ? 'same' : waits && !isHeld ? 'waiting' : isKnown ? 'update' : 'insert'
       const matched = problem === null && match.length > 0 ? keyOf(made.record, match) : undefined
@@ -704,10 +710,10 @@ async function closedLetters(connection: DuckDBConnection, { state, complete }: 
   return closed.map(({ key }) => key)
 }
 
-/** Whether two records say the same, as they are kept. */
-function isSame(one: string, other: string): boolean {
+/** Whether two records say the same, as they are kept; `record`: what is kept as the second, where nothing of it is left out. */
+function isSame(one: string, other: string, record: AnyRow | undefined): boolean {
   if (one === other) return true
-  const [before, after] = decodeTexts([one, other])
+  const [before, after = record] = decodeTexts(record ? [one] : [one, other])
   return differences(before!, after!).length === 0
 }
 
