@@ -5,7 +5,7 @@ import { type AnyRow, type Column, type ColumnType, describe, encodeColumns } fr
 import { type ArrowChunk, type ArrowField, type Cells, converter, inRange } from './arrow-values.js'
 import type { Frame, FrameRow } from './dataframe-types.js'
 import { shortest } from './exact.js'
-import { assembled, blankRow } from './sql.js'
+import { assembled, blankRow, inOrder } from './sql.js'
 
 export type {
   ArqueroFrame,
@@ -94,10 +94,7 @@ async function* read<B>(
 }
 
 function objects({ columns }: Table): (start: number, end: number) => AnyRow[] {
-  const blank = blankRow(
-    columns.map(({ name }) => name),
-    actor,
-  )
+  const blank = blankRow(columns, actor)
   return (start, end) => {
     const values = columns.map((column) => column.range(start, end))
     return assembled(values, columns, blank, end - start)
@@ -107,14 +104,13 @@ function objects({ columns }: Table): (start: number, end: number) => AnyRow[] {
 /** Where there are columns that tell their types: those of others are seen in objects. */
 function encodable({ columns }: Table): ((start: number, end: number) => Encodable) | undefined {
   if (columns.length === 0 || !columns.every(isTyped)) return undefined
-  const names = columns.map(({ name }) => name)
-  const order = Object.keys(blankRow(names, actor)) // that of objects, in which numbers come first
-  const ordered = order.map((name) => columns[names.indexOf(name)]!)
+  const ordered = inOrder(columns, actor)
+  const names = ordered.map(({ name }) => name)
   return (start, end) => {
     const values = ordered.map((column) => column.range(start, end))
     return new Encodable(end - start, (from, to) =>
       encodeColumns(
-        order,
+        names,
         values.map((column) => column.slice(from, to)),
       ),
     )

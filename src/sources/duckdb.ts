@@ -24,6 +24,7 @@ import {
   conforming,
   cursorText,
   fingerprinted,
+  inOrder,
   literal,
   quoted,
   statement,
@@ -100,7 +101,7 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
   try {
     const columns = await columnsOf(connection, query)
     const names = columns.map(({ name }) => name)
-    const blank = blankRow(names, actor)
+    const blank = blankRow(columns, actor)
     const shape = columns.map(({ name, logical }) => [name, String(logical)])
     describe(columns, reading)
     const whole = columns.map(({ logical }, index) => distinctText(logical, `c${index}`))
@@ -176,9 +177,9 @@ async function* encodable(
   reading: Reading,
 ): AsyncGenerator<readonly AnyRow[] | Encodable> {
   const columns = await columnsOf(connection, query)
-  const names = columns.map(({ name }) => name)
-  const order = Object.keys(blankRow(names, actor)) // that of objects, in which numbers come first
-  const values = order.map((name) => stagedText(columns[names.indexOf(name)]!.logical, `c${names.indexOf(name)}`))
+  const ordered = inOrder(columns, actor)
+  const names = ordered.map(({ name }) => name)
+  const values = ordered.map((column) => stagedText(column.logical, `c${columns.indexOf(column)}`))
   if (values.includes(undefined)) return yield* chunks(connection, query, reading)
   describe(columns, reading)
   const renamed = `(\n${query}\n) as source (${columns.map((_, index) => `c${index}`).join()})`
@@ -187,7 +188,7 @@ async function* encodable(
     const { read } = converter(result.columnLogicalType(0))
     return (chunk: DuckDBDataChunk) => {
       const rows = columnOf(chunk, 0, read) as string[]
-      return new Encodable(rows.length, (start, end) => encodeTexts(order, rows.slice(start, end)))
+      return new Encodable(rows.length, (start, end) => encodeTexts(names, rows.slice(start, end)))
     }
   }
   yield* chunksOf(connection, result, reader, () => brokenOff(connection, query))
@@ -216,10 +217,7 @@ async function* chunks(connection: DuckDBConnection, query: string, reading: Rea
   const result = await start(connection, query, reading)
   const reader = () => {
     const columns = columnsIn(result)
-    const blank = blankRow(
-      columns.map(({ name }) => name),
-      actor,
-    )
+    const blank = blankRow(columns, actor)
     describe(columns, reading)
     return (chunk: DuckDBDataChunk) => rowsOf(chunk, columns, blank)
   }

@@ -117,10 +117,7 @@ async function* batches({ client }: Session, query: Query, reading: Reading): As
 
 function reader(fields: readonly Field[], { describe }: Reading): (rows: Answer['rows']) => AnyRow[] {
   const columns = fields.map((field) => ({ name: field.name, nullable: isNullable(field), ...converter(field) }))
-  const blank = blankRow(
-    columns.map(({ name }) => name),
-    actor,
-  )
+  const blank = blankRow(columns, actor)
   describe(columns.map(({ name, type, nullable }) => ({ name, type, nullable })))
   return (rows) => rows.map((values) => filled(blank, columns, values))
 }

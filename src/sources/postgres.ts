@@ -149,7 +149,7 @@ async function bulk(
         rowMode: 'array',
       })
       columns = columnsOf(fields, arrays, reading)
-      blankRowOf(columns) // two columns of one name are told before anything is copied
+      blankRow(columns, actor) // two columns of one name are told before anything is copied
       if (!keyTexts(columns, key)) return undefined
       const file = join(folder, 'incoming.copy')
       const written = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
@@ -168,7 +168,7 @@ async function bulk(
   if (!parts) return undefined
   const shape = JSON.stringify(fields.map(({ name, dataTypeID }) => [name, dataTypeID]))
   const lines = `select line, ${parts.join(` || ',' || `)} as key from ${copied(copy.lines)}`
-  const blank = blankRowOf(all)
+  const blank = blankRow(all, actor)
   return {
     relation: fingerprinted(lines, 'line', version + shape),
     payload: ['line'],
@@ -220,15 +220,8 @@ function columnsOf(fields: readonly FieldDef[], arrays: Arrays, { describe }: Re
 
 function reader(fields: readonly FieldDef[], arrays: Arrays, reading: Reading): (rows: Answer['rows']) => AnyRow[] {
   const columns = columnsOf(fields, arrays, reading)
-  const blank = blankRowOf(columns)
+  const blank = blankRow(columns, actor)
   return (rows) => filled(blank, columns, rows)
-}
-
-function blankRowOf(columns: Columns): AnyRow {
-  return blankRow(
-    columns.map(({ name }) => name),
-    actor,
-  )
 }
 
 /** Rows with what the server wrote in their columns. */

@@ -77,15 +77,19 @@ export function quoted(name: string, mark: Mark = '"'): string {
   return `${mark}${name.replaceAll(mark, mark + mark)}${mark}`
 }
 
+interface Named {
+  readonly name: string
+}
+
 /**
  * A row of nulls in these columns. Copies of it share one shape, which is what makes filling them fast; being there
  * already, `__proto__` is a column like any other.
  *
  * @throws SourceError when two columns have one name, since a row can hold only one of them.
  */
-export function blankRow(names: readonly string[], actor: string): AnyRow {
+export function blankRow(columns: readonly Named[], actor: string): AnyRow {
   const row: AnyRow = Object.create(null)
-  for (const name of names) {
+  for (const { name } of columns) {
     if (name in row)
       throw new SourceError(`${actor}: the query gives two columns named ${quoted(name)}: rename one with \`as\``)
     row[name] = null
@@ -93,10 +97,15 @@ export function blankRow(names: readonly string[], actor: string): AnyRow {
   return { ...row } // an object made without a prototype is slow to copy
 }
 
+/** Columns in the order in which a row has them: names that are numbers come first in an object. */
+export function inOrder<C extends Named>(columns: readonly C[], actor: string): C[] {
+  return Object.keys(blankRow(columns, actor)).map((name) => columns.find((column) => column.name === name)!)
+}
+
 /** Values by columns as rows, each a filled copy of `blank`. */
 export function assembled(
   values: readonly (readonly unknown[])[],
-  columns: readonly { readonly name: string }[],
+  columns: readonly Named[],
   blank: AnyRow,
   count: number,
 ): AnyRow[] {

@@ -114,10 +114,7 @@ function* batches(database: Sqlite.Database, query: Query, reading: Reading): Ge
     .columns()
     .map(({ name, type }) => ({ name, declared: type?.toLowerCase() }))
   if (columns.length === 0) throw new SourceError(`${actor}: the query gives no columns: it must be a select`)
-  const blank = blankRow(
-    columns.map(({ name }) => name),
-    actor,
-  )
+  const blank = blankRow(columns, actor)
   tell(columns, reading)
   const decode = decoder(database)
   const read = columns.map((column) => reader(column, decode))
