@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
-import { destination, type Sync, sync } from '../src/index.js'
+import { destination, runAll, type Source, type Sync, sync } from '../src/index.js'
 import { createSource, Encodable } from '../src/source.js'
 import { duckdb } from '../src/sources/duckdb.js'
-import { encodeTable, losslessText } from '../src/values.js'
+import { type AnyRow, encodeTable, losslessText } from '../src/values.js'
 import { readAll } from './sources/reading.js'
 import { quiet } from './support/quiet.js'
 import { stateFolder } from './support/state-folder.js'
@@ -44,7 +44,7 @@ async function made(options: object = {}, columns = ['id', 'name']) {
     upsert: (batch) => void seen.push(...batch),
   })
   const one: Sync = sync({ name: 'people', from, to, state: await stateFolder(), log: quiet, ...options } as never)
-  return { sync: one, seen, ways, rows, fail }
+  return { sync: one, from, to, seen, ways, rows, fail }
 }
 
 describe('rows that a source encodes itself', () => {
@@ -83,6 +83,26 @@ describe('rows that a source encodes itself', () => {
     await sync.run()
     expect(seen).toEqual(rows)
     expect(ways).toEqual(['encoded', 'rows'])
+  })
+
+  it.each([
+    ['map', (from: Source<AnyRow>) => from.map((row) => ({ ...row, name: 'x' }))],
+    ['filter', (from: Source<AnyRow>) => from.filter(({ id }) => id !== 'id2')],
+    ['limit', (from: Source<AnyRow>) => from.limit(2)],
+    ['enrich', (from: Source<AnyRow>) => from.enrich((some) => some.map((row) => ({ ...row, name: 'x' })))],
+  ])('are read as objects for %s', async (_, change) => {
+    const { from, to, seen, ways, rows } = await made()
+    await sync({ name: 'changed', from: change(from), to, state: await stateFolder(), log: quiet }).run()
+    expect(seen.length).toBeGreaterThan(1)
+    expect(seen).not.toEqual(rows)
+    expect(ways).toEqual(['rows'])
+  })
+
+  it('are read once, as objects, for syncs that read together', async () => {
+    const { sync: one, from, to, seen, ways, rows } = await made()
+    await runAll([one, sync({ name: 'other', from, to, state: await stateFolder(), log: quiet })])
+    expect(seen).toHaveLength(rows.length * 2)
+    expect(ways).toEqual(['rows'])
   })
 
   it('of DuckDB are what they would be as objects', async () => {
