@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { linesIn } from './duckdb.js'
-import type { Bulk } from './source.js'
+import { type Bulk, NotModified } from './source.js'
 import { fingerprinted } from './sources/sql.js'
 import { lineColumns } from './stage.js'
 import type { SyncState } from './state/state.js'
@@ -21,6 +21,7 @@ export interface Incoming {
   readonly staged: boolean
   /** Where the source has left out what is known. */
   readonly sifted?: Bulk['sifted']
+  readonly etag?: Bulk['etag']
   /** The rows of a chunk of payload, column by column. */
   rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
 }
@@ -58,7 +59,8 @@ export function staged(inputs: readonly StagedInput[], version: string): Incomin
 const nothing = `select 0 as input, null::bigint as n, false as carried, null::varchar as key, null::varchar as line where false`
 
 /** Rows that a source brought at once. */
-export function bulk(bulk: Bulk): Incoming {
+export function bulk(bulk: Bulk | NotModified): Incoming | NotModified {
+  if (bulk instanceof NotModified) return bulk
   const relation = `select *, 0 as input, null::bigint as n, false as carried from (${bulk.relation})`
   return { ...bulk, relation, staged: false }
 }

@@ -19,8 +19,8 @@ import {
 import { ConfigError } from './errors.js'
 import type { Incoming } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
-import { loadSnapshot, writeSnapshot } from './snapshot.js'
-import type { Sifted } from './source.js'
+import { loadSnapshot, madeFrom, writeSnapshot } from './snapshot.js'
+import { NotModified, type Sifted } from './source.js'
 import { metOnce, sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
 import { rowLine } from './stage.js'
@@ -67,8 +67,8 @@ export interface PlanOptions {
   readonly complete: boolean
   /** Sends everything, whatever was delivered. */
   readonly full: boolean
-  /** A DuckDB to do it with. */
-  readonly database: Duckdb
+  /** A DuckDB to do it with, where there is something to do. */
+  readonly database: () => Promise<Duckdb>
   /** A folder for files, which goes with the comparison. */
   readonly folder: string
   /** Keys that are tried again, however often they were refused; or all. */
@@ -103,8 +103,13 @@ export interface Comparison {
  *
  * @throws ConfigError naming keys that occur twice in a complete read.
  */
-export async function compare(options: PlanOptions): Promise<Comparison> {
-  const database = await options.database.workspace()
+export async function compare({
+  incoming,
+  ...how
+}: Omit<PlanOptions, 'incoming'> & { readonly incoming: Incoming | NotModified }): Promise<Comparison> {
+  if (incoming instanceof NotModified) return nothingNew(incoming, how)
+  const options = { ...how, incoming }
+  const database = await (await options.database()).workspace()
   const close = async (): Promise<void> => {
     await database.close()
     await rm(options.folder, { recursive: true, force: true })
@@ -118,6 +123,31 @@ export async function compare(options: PlanOptions): Promise<Comparison> {
     throw roomless(error, options.where)
   }
 }
+
+/** What there is to do where the destination has all that the source has. */
+function nothingNew({ rows }: NotModified, { state, database }: Omit<PlanOptions, 'incoming'>): Comparison {
+  const none = { insert: 0, update: 0, delete: 0, unfit: 0, waiting: 0, waitingDeletes: 0, superseded: 0 }
+  const carried = { carriedUnchanged: 0, carriedWaiting: 0, carriedSuperseded: 0 }
+  const counts: PlanCounts = { ...none, ...carried, replaces: false, unchanged: rows, ...state.delivered! }
+  return {
+    counts,
+    rows,
+    known: rows,
+    knownDeletes: 0,
+    gone: 0,
+    digest: async () => noChanges,
+    commit: async () => ({ items: 0, fresh: 0, counts }),
+    async writeChanges(file) {
+      const texts = ['operation', 'record', 'problem', 'before'].map((name) => `null::varchar as ${name}`)
+      const { connection } = await database()
+      await copyTo(connection, file, `select ${texts.join()} where false`, { rowBytes: 1, ordered: true })
+    },
+    close: async () => {},
+  }
+}
+
+/** The digest of a plan without changes. */
+const noChanges = 'nothing'
 
 /** Makes the view `made`: what is to be done about each row that may be news to the destination, and about keys that are gone. */
 async function findChanges(database: Duckdb, options: PlanOptions): Promise<Found & { readonly known: number }> {
@@ -204,7 +234,7 @@ async function comparison(
         connection,
         `select bit_xor(md5_number(concat_ws(chr(31), ${asOperation}, key, record, problem)))::varchar as digest from made where ${isItem}`,
       )
-      return found!.digest ?? 'nothing'
+      return found!.digest ?? noChanges
     },
     async commit() {
       const plan = `select row_number() over () - 1 as item, n as stage, key, ${asOperation} as operation, hi, lo, record, other, problem,
@@ -616,7 +646,7 @@ function sum(tallies: readonly Tallied[]): number {
 
 async function countsOf(
   connection: DuckDBConnection,
-  { version }: PlanOptions,
+  { version, incoming }: PlanOptions,
   { rows: compared, tallies, replaces }: Findings,
 ): Promise<{ counts: PlanCounts; rows: number }> {
   const of = (kind: Kind, where: Partial<Tallied> = {}): number =>
@@ -640,6 +670,8 @@ async function countsOf(
   return {
     rows: fresh.rows,
     counts: {
+      version,
+      etag: incoming.etag,
       insert: of('insert', { unfit: false }),
       update: of('update', { unfit: false }),
       delete: of('delete'),
@@ -652,7 +684,6 @@ async function countsOf(
       carriedUnchanged: unchanged(carried, true),
       carriedWaiting: of('waiting', { carried: true }),
       carriedSuperseded: carried.older,
-      version,
     },
   }
 }
@@ -680,7 +711,8 @@ async function commitPlan(
   const snapshot = await writeSnapshot(connection, state, name, forgets)
   if (planned.items === 0 && !planned.counts.replaces && refreshed === 0) {
     // nothing to deliver and nothing to learn: the rows are done with
-    return state.swap({ plan: undefined, snapshot, unknown: [], free: state.reads, closed })
+    const delivered = madeFrom(planned.counts)
+    return state.swap({ plan: undefined, snapshot, delivered, unknown: [], free: state.reads, closed })
   }
   const plan = { ...planned, file: `plan-${name}`, through }
   const file = join(state.folder, plan.file)
@@ -693,7 +725,7 @@ async function commitPlan(
     const items = heldItems.flatMap((held) => (Number(held.batch) === batch.id ? Number(held.item) : []))
     return items.length > 0 ? stillUnknown(state, batch, items) : []
   })
-  await state.swap({ plan, snapshot, unknown, free: [], closed })
+  await state.swap({ plan, snapshot, delivered: undefined, unknown, free: [], closed })
 }
 
 /** Keys whose dead letters are of no interest any more: the row is again what was delivered, or it is gone. */

@@ -9,7 +9,8 @@ import { compare, readChanges, type StoredChange } from './plan.js'
 import { Reader } from './read.js'
 import { Unfit } from './record.js'
 import { columnsOf, comparisonOf, configOf, guard, identityOf, type SyncDefinition, showsAll } from './run.js'
-import { knownFingerprints } from './snapshot.js'
+import { deliveredEtag, knownFingerprints } from './snapshot.js'
+import type { NotModified } from './source.js'
 import { StageReader } from './stage.js'
 import { openEmbedded } from './state/embedded.js'
 import { folderUntilExit } from './state/files.js'
@@ -88,7 +89,7 @@ async function read(
   state: SyncState,
   stop: AbortSignal,
   folder: string,
-): Promise<Incoming> {
+): Promise<Incoming | NotModified> {
   const { name, mode, version } = definition
   const complete = showsAll(definition)
   const compares = mode !== 'append'
@@ -102,7 +103,9 @@ async function read(
     brokenOff: undefined,
   })
   const known = mode === 'replace' ? undefined : knownFingerprints(state)
-  const atOnce = compares && complete ? await reader.readAtOnce(folder, version, known) : undefined
+  const etag = deliveredEtag(state, version)
+  if (etag === undefined) await state.intact()
+  const atOnce = compares && complete ? await reader.readAtOnce({ folder, version, known, etag }) : undefined
   if (!reader.over) await reader.read(undefined)
   if (!reader.whole) throw new ConfigError(`${name}: the plan was stopped before the source was read to its end`)
   if (atOnce) return bulk(atOnce)
@@ -153,7 +156,7 @@ function previewOfAppend(definition: SyncDefinition, columns: Columns, stage: Sy
 async function previewOfKeyed(
   definition: SyncDefinition,
   columns: Columns,
-  incoming: Incoming,
+  incoming: Incoming | NotModified,
   state: SyncState,
   own: string,
 ): Promise<Plan> {
@@ -170,7 +173,7 @@ async function previewOfKeyed(
       keep: undefined,
       complete,
       full: false,
-      database,
+      database: async () => database,
       folder: join(own, 'compared'),
       again: new Set(),
     })

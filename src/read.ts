@@ -5,7 +5,15 @@ import { Cursor, type CursorOptions } from './cursor.js'
 import { ConfigError, SourceError, SpillwayError } from './errors.js'
 import type { Log } from './log.js'
 import { onAbort } from './pace.js'
-import { type Bulk, Encodable, type Reading, type SourceDefinition, sourceHttp } from './source.js'
+import {
+  type Bulk,
+  type BulkReading,
+  Encodable,
+  type NotModified,
+  type Reading,
+  type SourceDefinition,
+  sourceHttp,
+} from './source.js'
 import { type Keyed, PrefixDigest, StageReader, StageWriter } from './stage.js'
 import type { CursorStep, ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow, Column } from './values.js'
@@ -134,21 +142,21 @@ export class Reader {
   /**
    * Reads the source at once, where it can do that, and the rows are not to be staged before they are compared: those that
    * matter are to be handed to {@link keep} then.
-   *
-   * @param known A select of the fingerprints of rows that do not matter.
    */
-  async readAtOnce(folder: string, version: string, known: string | undefined): Promise<Bulk | undefined> {
+  async readAtOnce(
+    how: Pick<BulkReading, 'folder' | 'version' | 'known' | 'etag'>,
+  ): Promise<Bulk | NotModified | undefined> {
     const { source, key, cursor, columns, stop, log, name } = this.#options
     if (!source.bulk || !key || cursor) return undefined
     try {
-      await mkdir(folder, { recursive: true })
+      await mkdir(how.folder, { recursive: true })
       const reading = this.#reading(undefined)
       const describe = (described: readonly Column[]): void => {
         reading.describe(described)
         if (columns.discards) throw new NotAsTheyAre()
       }
-      const gather = <T>(bring: (folder: string, signal: AbortSignal) => Promise<T>) => bring(folder, stop)
-      const bulk = await source.bulk({ ...reading, describe, folder, key, version, known, gather }).catch((error) => {
+      const gather = <T>(bring: (folder: string, signal: AbortSignal) => Promise<T>) => bring(how.folder, stop)
+      const bulk = await source.bulk({ ...reading, ...how, describe, key, gather }).catch((error) => {
         if (!(error instanceof NotAsTheyAre)) throw error
         return undefined
       })

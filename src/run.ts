@@ -19,8 +19,8 @@ import { onAbort, Pace } from './pace.js'
 import { type Comparison, compare, type Planned, type PlanOptions } from './plan.js'
 import { Reader, sealedAfter } from './read.js'
 import { recordMaker } from './record.js'
-import { compact, knownFingerprints } from './snapshot.js'
-import type { SourceDefinition } from './source.js'
+import { compact, deliveredEtag, knownFingerprints } from './snapshot.js'
+import { NotModified, type SourceDefinition } from './source.js'
 import { openEmbedded } from './state/embedded.js'
 import type { Identity, LedgerBatch, ReadRow, StoredLetter, SyncState } from './state/state.js'
 import type { AnyRow } from './values.js'
@@ -411,16 +411,21 @@ class Running {
   // ---- keyed: planned against the snapshot
 
   async #keyed(letters: readonly StoredLetter[] | undefined, again: ReadonlySet<string>): Promise<void> {
+    const { mode, version } = this.#definition
+    const anew = this.#options.full || this.#adopts || again.size > 0
+    const etag = anew ? undefined : deliveredEtag(this.#state, version)
+    // told before anything is read, unless the source may have nothing to compare
+    if (etag === undefined) await this.#state.intact()
     const complete = this.#complete && !letters
     await this.#resumeKeyed(complete)
     // without a letter to send again nothing is read, and what is not read is not gone
     if (this.#over() || letters?.length === 0) return
     // a new plan would send their rows beside what they remember
     if (this.#definition.operation !== 'replace' && this.#remembered().length > 0) return
-    const { mode, version } = this.#definition
     // where all may have to be sent, all must be there
     const known = mode === 'replace' || this.#options.full ? undefined : knownFingerprints(this.#state)
-    const atOnce = complete ? await this.#reader.readAtOnce(this.#compared, version, known) : undefined
+    const folder = this.#compared
+    const atOnce = complete ? await this.#reader.readAtOnce({ folder, version, known, etag }) : undefined
     if (this.#over()) return
     if (atOnce) return this.#planAndDeliver(true, again, bulk(atOnce))
     const reading = letters ? this.#reader.stageLetters(letters) : this.#reader.read(undefined)
@@ -503,7 +508,11 @@ class Running {
     return [...this.#state.batches()].filter(({ state, remembered }) => state === 'unknown' && remembered !== undefined)
   }
 
-  async #planAndDeliver(complete: boolean, again: ReadonlySet<string>, incoming: Incoming): Promise<void> {
+  async #planAndDeliver(
+    complete: boolean,
+    again: ReadonlySet<string>,
+    incoming: Incoming | NotModified,
+  ): Promise<void> {
     const state = this.#state
     const comparison = await compare({
       ...comparisonOf(this.#definition),
@@ -514,7 +523,7 @@ class Running {
       keep: (lines) => this.#reader.keep(lines),
       complete,
       full: this.#options.full ?? false,
-      database: await this.#database(),
+      database: () => this.#database(),
       folder: this.#compared,
       again: this.#adopts ? 'all' : again,
     }).catch(async (error) => {
@@ -523,7 +532,8 @@ class Running {
     })
     await this.#reader.seal()
     // of what was read at once, only what may be news was staged
-    this.#unstaged = incoming.staged ? 0 : comparison.rows - (state.nextOrdinal - this.#freshFrom)
+    const staged = !(incoming instanceof NotModified) && incoming.staged
+    this.#unstaged = staged ? 0 : comparison.rows - (state.nextOrdinal - this.#freshFrom)
     try {
       const reason = this.#options.allowDeletes || this.#adopts ? undefined : guard(this.#definition, comparison)
       if (reason) throw new GuardError(`${this.#definition.name}: ${reason}`)

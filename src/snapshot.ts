@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
 import { allowFor, copyDurably, countOf, type Duckdb, fill, rowBytesIn } from './duckdb.js'
 import { literal } from './sources/sql.js'
-import type { SnapshotFile, SnapshotRow, SyncState } from './state/state.js'
+import type { PlanCounts, ReadAs, SnapshotFile, SnapshotRow, SyncState } from './state/state.js'
 
 // What the destination has acknowledged stands in two files: `base`, all keys as of some time, and `recent`, those of which
 // more was learnt since, so that a run that changes little writes little. A line for each key:
@@ -33,6 +33,7 @@ const largestRecent = 0.25
  * holds those items of it that are neither delivered nor rejected. Answers how many bytes a row has in these files, about.
  */
 export async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<number> {
+  await state.intact()
   const rowBytes = await keptBytes(connection, state)
   await allowFor(connection, rowBytes)
   const plan = state.plan && literal(join(state.folder, state.plan.file))
@@ -99,6 +100,14 @@ function linesOf(state: SyncState, part: SnapshotFile | undefined): string {
 export function knownFingerprints(state: SyncState): string | undefined {
   const { base } = state.snapshot
   return base && !state.plan ? `select hi, lo from (${writtenIn(state)}) where known and not dirty` : undefined
+}
+
+/**
+ * By what the source can tell that it has nothing else than what the destination has; `undefined` where there is more to do than to
+ * read it, or its rows become other records now.
+ */
+export function deliveredEtag({ plan, reads, delivered }: SyncState, version: string): string | undefined {
+  return !plan && reads.length === 0 && delivered?.version === version ? delivered.etag : undefined
 }
 
 /** The plan's items, and what became of each. */
@@ -214,6 +223,19 @@ export async function writeSnapshot(
   return { base, recent: await write('recent', `select ${columns} from recent${rest}${hidden}`) }
 }
 
+/** What the plan was made from, where all of that is delivered now. */
+function allOf(state: SyncState): ReadAs | undefined {
+  const { items, counts } = state.plan!
+  // whether everything was cleared, no item tells
+  const cleared = counts.replaces && items === 0
+  return state.tally(0, items).delivered === items && !cleared ? madeFrom(counts) : undefined
+}
+
+/** What a plan was made from, where nothing of it is left out of its items. */
+export function madeFrom({ version, etag, waiting, waitingDeletes }: PlanCounts): ReadAs | undefined {
+  return etag !== undefined && waiting + waitingDeletes === 0 ? { version, etag } : undefined
+}
+
 /** The bytes of a row in the files that tell what was delivered, about. */
 function keptBytes(connection: DuckDBConnection, { folder, snapshot, plan }: SyncState): Promise<number> {
   const files = [snapshot.base, snapshot.recent, plan].flatMap((one) => (one ? join(folder, one.file) : []))
@@ -233,7 +255,7 @@ export async function compact(state: SyncState, root: Duckdb): Promise<void> {
     await loadSnapshot(database.connection, state)
     const snapshot = await writeSnapshot(database.connection, state, state.plan.file.replace('plan-', 'done-'))
     const planned = state.reads.filter(({ first, rows }) => first + rows <= state.plan!.through)
-    await state.swap({ plan: undefined, snapshot, unknown: [], free: planned, closed: [] })
+    await state.swap({ plan: undefined, snapshot, delivered: allOf(state), unknown: [], free: planned, closed: [] })
   } finally {
     await database.close()
   }

@@ -48,7 +48,7 @@ export interface SourceDefinition {
    * Brings all rows to where DuckDB can compare them, without making objects of them; `undefined`: that cannot be done, and they
    * are to be read one by one.
    */
-  readonly bulk?: ((reading: BulkReading) => Promise<Bulk | undefined>) | undefined
+  readonly bulk?: ((reading: BulkReading) => Promise<Bulk | NotModified | undefined>) | undefined
   /** The same as `read`, for who keeps rows and does not look at them: no objects are made of those that can be kept without. */
   readonly encodable?: ((reading: Reading) => AsyncIterable<readonly object[] | Encodable>) | undefined
   /** To be called by who reads it together with others, when it does not read, or not soon: they need not wait for it then. */
@@ -76,9 +76,11 @@ export interface BulkReading extends Reading {
   readonly version: string
   /** A select over Parquet files of fingerprints, `hi` and `lo`, whose rows need not be brought. */
   readonly known: string | undefined
+  /** What {@link Bulk.etag} was when everything was delivered: if the rows are still those, {@link NotModified} will do. */
+  readonly etag: string | undefined
   /**
    * Brings into a folder what is the same for all syncs that read together, once for all of them: it must not depend on `key`,
-   * `version` or `known`. Who has no use for it answers `undefined`, and another may try.
+   * `version`, `known` or `etag`. Who has no use for it answers `undefined`, and another may try.
    */
   gather<T>(bring: (folder: string, signal: AbortSignal) => Promise<T>): Promise<T>
 }
@@ -92,8 +94,15 @@ export interface Bulk {
   readonly place: string
   /** Where rows with known fingerprints were left out: what was counted, and a select of the fingerprints that no row has. */
   readonly sifted?: { readonly counts: Sifted; readonly missed: string } | undefined
+  /** By which the source can tell later whether its rows are still the same. */
+  readonly etag?: string | undefined
   /** The rows of a chunk of payload, column by column. */
   rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
+}
+
+/** The source has the rows that it had, so many. */
+export class NotModified {
+  constructor(readonly rows: number) {}
 }
 
 /** Rows of described columns, of which the stage keeps what `encode` writes of those from `start` to before `end`. */

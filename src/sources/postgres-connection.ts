@@ -228,6 +228,24 @@ export async function stop(client: Client, answer: Promise<unknown>, busy: () =>
   clearTimeout(cut)
 }
 
+/** An answer that the signal ends. */
+export async function interruptible<T>(client: Client, answer: Promise<T>, signal: AbortSignal): Promise<T> {
+  let busy = true
+  const answered = answer.finally(() => {
+    busy = false
+  })
+  let stopped: Promise<void> | undefined
+  const ignore = onAbort(signal, () => {
+    stopped = stop(client, answered, () => busy)
+  })
+  try {
+    return await answered
+  } finally {
+    ignore()
+    await stopped
+  }
+}
+
 /**
  * Asks the server to stop what this connection is doing, over a connection of its own as the protocol wants it
  * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS). The server closes it when it
@@ -254,6 +272,12 @@ export function mayPass(error: unknown): boolean {
     !(error instanceof SpillwayError) &&
     (severity ? /^(08|53|57)/.test(code) : !/CERT|_TLS_/.test(code))
   )
+}
+
+/** Whether the server does not know what it was asked for, or does not give it to this user. */
+export function refused(error: unknown): boolean {
+  const { code = '', severity } = error as Partial<DatabaseError>
+  return severity !== undefined && /^(42|0A)/.test(code)
 }
 
 /** What went wrong and what to do, without the driver's error: it may quote values, of the query or of rows. */

@@ -7,7 +7,7 @@ import type { Duration } from '../duration.js'
 import { ConfigError, SourceError } from '../errors.js'
 import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
-import { type Bulk, type BulkReading, createSource, type Reading, type Source } from '../source.js'
+import { type Bulk, type BulkReading, createSource, NotModified, type Reading, type Source } from '../source.js'
 import type { AnyRow } from '../values.js'
 import {
   actor,
@@ -15,11 +15,13 @@ import {
   connector,
   driver,
   explained,
+  interruptible,
   type PostgresPlace,
   type Session,
   stop,
   verbatim,
 } from './postgres-connection.js'
+import { etagOf, seen, unmodified } from './postgres-etag.js'
 import { arrivals, channelsOf } from './postgres-listen.js'
 import { type Arrays, type Converter, converter, copied, copyColumns, keyText } from './postgres-values.js'
 import { blankRow, conforming, cursorText, fingerprinted, type Query, queryOf, quoted, windowed } from './sql.js'
@@ -121,18 +123,18 @@ export function postgres(options: PostgresOptions & { readonly record?: Schema }
       }
     },
     // COPY takes no parameters
-    bulk: record || query.params.length > 0 ? undefined : (reading) => bulk(connect, query.text, reading),
+    bulk: record || query.params.length > 0 ? undefined : (reading) => bulk(connect, query, reading),
     arrivals: channels && ((signal) => arrivals(address!, channels, signal)),
   })
 }
 
-/** Everything that the query gives, in a file of lines as `COPY` writes them. */
+/** Everything that the query gives, in a file of lines as `COPY` writes them, unless that is what it gave before. */
 async function bulk(
   connect: (signal: AbortSignal) => Promise<Session>,
-  query: string,
+  { text: query, table }: Query,
   reading: BulkReading,
-): Promise<Bulk | undefined> {
-  const { key, version, signal, gather, log } = reading
+): Promise<Bulk | NotModified | undefined> {
+  const { key, version, signal, gather, log, etag } = reading
   const copyTo = await copyDriver()
   if (!copyTo) {
     log.info(`${actor}: rows are read one by one; with npm install pg-copy-streams, only those that have changed are`)
@@ -140,6 +142,7 @@ async function bulk(
   }
   signal.throwIfAborted()
   let columns: Columns | undefined
+  let same: number | undefined
   const copy = await gather(async (folder, signal) => {
     const session = await connect(signal)
     const { client, arrays } = session
@@ -151,9 +154,12 @@ async function bulk(
       columns = columnsOf(fields, arrays, reading)
       blankRow(columns, actor) // two columns of one name are told before anything is copied
       if (!keyTexts(columns, key)) return undefined
+      const sees = table === undefined ? undefined : await seen(client, table)
+      if (sees && etag !== undefined) same = await unmodified(client, table!, sees, etag, signal)
+      if (same !== undefined) return undefined
       const file = join(folder, 'incoming.copy')
-      const written = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
-      return { fields, arrays, lines: { files: [file], ...written } }
+      const { rows, ...written } = await copyOut(client, copyTo(`copy (\n${query}\n) to stdout`), file, signal)
+      return { fields, arrays, lines: { files: [file], ...written }, etag: sees && etagOf(sees, rows) }
     } catch (error) {
       signal.throwIfAborted()
       throw explained(error, client)
@@ -161,6 +167,7 @@ async function bulk(
       await session.close()
     }
   })
+  if (same !== undefined) return new NotModified(same)
   if (!copy) return undefined
   const { fields, arrays } = copy
   const all = columns ?? columnsOf(fields, arrays, reading)
@@ -173,6 +180,7 @@ async function bulk(
     relation: fingerprinted(lines, 'line', version + shape),
     payload: ['line'],
     place: 'row_number() over ()',
+    etag: copy.etag,
     rows: ([texts]) => filled(blank, all, (texts as string[]).map(copyColumns)),
   }
 }
@@ -236,13 +244,13 @@ function filled(blank: AnyRow, columns: Columns, texts: Answer['rows']): AnyRow[
   return rows
 }
 
-/** Writes what the server copies into a file. Answers how many bytes there are, and how many the longest line has, at most. */
+/** Writes what the server copies into a file. Answers how many rows and bytes there are, and how many the longest line has, at most. */
 async function copyOut(
   client: Client,
   copy: CopyToStreamQuery,
   file: string,
   signal: AbortSignal,
-): Promise<{ readonly bytes: number; readonly longest: number }> {
+): Promise<{ readonly rows: number; readonly bytes: number; readonly longest: number }> {
   let bytes = 0
   let longest = 0
   let open = 0
@@ -256,22 +264,8 @@ async function copyOut(
       yield chunk
     }
   }
-  let busy = true
-  const copying = pipeline(client.query(copy), measured, createWriteStream(file)).finally(() => {
-    busy = false
-  })
-  let stopped: Promise<void> | undefined
-  const onAbort = () => {
-    stopped = stop(client, copying, () => busy)
-  }
-  signal.addEventListener('abort', onAbort)
-  try {
-    await copying
-    return { bytes, longest: longest + 1 }
-  } finally {
-    signal.removeEventListener('abort', onAbort)
-    await stopped
-  }
+  await interruptible(client, pipeline(client.query(copy), measured, createWriteStream(file)), signal)
+  return { rows: copy.rowCount, bytes, longest: longest + 1 }
 }
 
 /** What the server answers, the next answer asked for while one is worked on. The first comes even when it has no rows. */

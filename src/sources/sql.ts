@@ -15,6 +15,8 @@ export function statement(query: string, actor: string): string {
 export interface Query {
   readonly text: string
   readonly params: readonly unknown[]
+  /** The name of the table whose every row it gives, where that is all that it does. */
+  readonly table?: string
 }
 
 /** What SQL puts around a name that may hold anything. */
@@ -41,10 +43,8 @@ export function queryOf(
   const parts = table.match(new RegExp(`${mark}(?:[^${mark}]|${mark}${mark})+${mark}|[^${mark}.]+`, 'g')) ?? []
   if (parts.length === 0 || parts.join('.') !== table)
     throw new ConfigError(`${actor}: \`table\` is no name of a table, such as sales.orders`)
-  return {
-    text: `select * from ${parts.map((part) => (part.startsWith(mark) ? part : quoted(part, mark))).join('.')}`,
-    params,
-  }
+  const name = parts.map((part) => (part.startsWith(mark) ? part : quoted(part, mark))).join('.')
+  return { text: `select * from ${name}`, params, table: name }
 }
 
 /**

@@ -59,6 +59,7 @@ const migrations = [
   create table delivery (n integer primary key autoincrement, hook integer not null, id text not null, until integer not null);
   create unique index delivery_of_hook on delivery (hook, id);
   `,
+  'alter table sync add column delivered text',
 ]
 
 const networkFileSystems: ReadonlyMap<number, string> = new Map([

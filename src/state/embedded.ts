@@ -15,6 +15,7 @@ import type {
   PlanRow,
   Position,
   Range,
+  ReadAs,
   ReadRow,
   RunRow,
   SegmentRow,
@@ -200,7 +201,11 @@ class EmbeddedState implements State {
     }
     this.#refuseOther(name, known, identity)
     await this.#database.commit(() =>
-      this.#database.run('update sync set identity = ?, epoch = epoch + 1 where id = ?', text, known.id),
+      this.#database.run(
+        'update sync set delivered = case identity when ?1 then delivered end, identity = ?1, epoch = epoch + 1 where id = ?2',
+        text,
+        known.id,
+      ),
     )
     return this.#find(name)!
   }
@@ -239,6 +244,8 @@ class EmbeddedSync implements SyncState {
   #columns: KnownColumns | undefined
   #plan: (PlanRow & Filed) | undefined
   #snapshot: { readonly base: FiledSnapshot | undefined; readonly recent: FiledSnapshot | undefined }
+  #delivered: ReadAs | undefined
+  #intact: Promise<void> | undefined
 
   constructor(database: Database, sync: StoredSync, folder: string, release: () => void) {
     this.folder = folder
@@ -268,25 +275,39 @@ class EmbeddedSync implements SyncState {
     const part = (name: string): FiledSnapshot | undefined =>
       database.get<FiledSnapshot>('select * from snapshot where sync = ? and part = ?', sync.id, name)
     this.#snapshot = { base: part('base'), recent: part('recent') }
+    this.#delivered = sync.delivered === null ? undefined : (JSON.parse(sync.delivered) as ReadAs)
     this.#nextBatch =
       (database.get<{ n: number | null }>('select max(id) as n from batch where sync = ?', sync.id)?.n ?? 0) + 1
   }
 
-  /** Holds the files against the database: refuses what is missing or short. */
+  /** Holds the files against the database: refuses what is missing, or shorter or longer than it was. */
   async check(): Promise<void> {
     for (const { file, bytes, rows } of this.#segments) {
       const path = join(this.folder, file)
       const size = existsSync(path) ? (await stat(path)).size : 0
       if (size < bytes) throw this.#damaged(path, `holds ${size} of ${bytes} bytes (${rows} staged rows)`)
     }
-    for (const filed of [this.#plan, this.#snapshot.base, this.#snapshot.recent]) {
-      if (!filed) continue
-      const path = join(this.folder, filed.file)
+    for (const { path, bytes } of this.#filed()) {
       if (!existsSync(path)) throw this.#damaged(path, 'is missing')
-      const found = await fingerprint(path)
-      if (found.bytes !== filed.bytes || found.digest !== filed.digest)
-        throw this.#damaged(path, 'is not what was written')
+      if ((await stat(path)).size !== bytes) throw this.#damaged(path, 'is not what was written')
     }
+  }
+
+  intact(): Promise<void> {
+    this.#intact ??= this.#digest()
+    return this.#intact
+  }
+
+  async #digest(): Promise<void> {
+    for (const { path, digest } of this.#filed()) {
+      if ((await fingerprint(path)).digest !== digest) throw this.#damaged(path, 'is not what was written')
+    }
+  }
+
+  /** The plan and the snapshot, as files. */
+  #filed(): readonly (Filed & { readonly path: string })[] {
+    const { base, recent } = this.#snapshot
+    return [this.#plan, base, recent].flatMap((one) => (one ? { ...one, path: join(this.folder, one.file) } : []))
   }
 
   /** Brings what a killed run left in order: cuts tails, deletes files that are not named, and what was sent is unknown. */
@@ -509,6 +530,10 @@ class EmbeddedSync implements SyncState {
     return this.#snapshot
   }
 
+  get delivered(): ReadAs | undefined {
+    return this.#delivered
+  }
+
   async swap(change: Parameters<SyncState['swap']>[0]): Promise<void> {
     const known = [this.#snapshot.base, this.#snapshot.recent]
     const filed = async <T extends { readonly file: string }>(row: T): Promise<T & Filed> => ({
@@ -521,8 +546,10 @@ class EmbeddedSync implements SyncState {
     const old = [this.#plan, ...known]
     const plan = change.plan && (await filed({ ...change.plan, id: this.#takeSerial() }))
     const snapshot = { base: await kept(change.snapshot.base), recent: await kept(change.snapshot.recent) }
+    const delivered = change.delivered ? JSON.stringify(change.delivered) : null
     await this.#database.commit(() => {
       this.#saveSerial()
+      this.#database.run('update sync set delivered = ? where id = ?', delivered, this.#sync)
       for (const table of ['batch', 'plan', 'snapshot'])
         this.#database.run(`delete from ${table} where sync = ?`, this.#sync)
       if (plan) {
@@ -558,6 +585,7 @@ class EmbeddedSync implements SyncState {
     })
     this.#plan = plan
     this.#snapshot = snapshot
+    this.#delivered = change.delivered
     await this.#removeSegments(change.free)
     const named = new Set([plan, snapshot.base, snapshot.recent].map((one) => one?.file))
     for (const one of old) if (one && !named.has(one.file)) await rm(join(this.folder, one.file), { force: true })
@@ -775,6 +803,7 @@ type StoredSync = {
   identity: string
   cursor: string | null
   columns: string | null
+  delivered: string | null
 }
 type StoredRun = { id: string; started_at: number; ended_at: number | null; status: string; summary: string | null }
 type StoredBatch = {

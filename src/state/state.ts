@@ -126,7 +126,12 @@ export interface PlanCounts {
   readonly carriedSuperseded: number
   /** What its records were made by. */
   readonly version: string
+  /** By which the source can tell later whether it is still as this plan saw it. */
+  readonly etag?: string | undefined
 }
+
+/** A source as it was read, and what records were made by. */
+export type ReadAs = Pick<PlanCounts, 'version' | 'etag'>
 
 /** A file of keys of which something is known. */
 export interface SnapshotFile {
@@ -225,12 +230,17 @@ export interface SyncState {
   saveColumns(columns: KnownColumns): Promise<void>
 
   // plans
+  /** To be awaited before the plan or the snapshot that this run found is read. @throws StateDamagedError */
+  intact(): Promise<void>
   readonly plan: PlanRow | undefined
   readonly snapshot: SnapshotRow
+  /** The source as it was read last, where every row of it was delivered then, and none is refused or open. */
+  readonly delivered: ReadAs | undefined
   /** Puts a plan and the snapshot it was made from in place of the old ones, whose open items are thereby superseded. */
   swap(change: {
     readonly plan: Omit<PlanRow, 'id'> | undefined
     readonly snapshot: SnapshotRow
+    readonly delivered: ReadAs | undefined
     /** Batches of the new plan whose outcome is still open. */
     readonly unknown: readonly LedgerBatch[]
     /** Reads of which no row is needed any more. */
