@@ -106,8 +106,8 @@ export function knownFingerprints(state: SyncState): string | undefined {
  * By what the source can tell that it has nothing else than what the destination has; `undefined` where there is more to do than to
  * read it, or its rows become other records now.
  */
-export function deliveredEtag({ plan, reads, delivered }: SyncState, version: string): string | undefined {
-  return !plan && reads.length === 0 && delivered?.version === version ? delivered.etag : undefined
+export function deliveredEtag({ reads, delivered }: SyncState, version: string): string | undefined {
+  return reads.length === 0 && delivered?.version === version ? delivered.etag : undefined
 }
 
 /** The plan's items, and what became of each. */

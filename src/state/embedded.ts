@@ -120,12 +120,14 @@ class EmbeddedState implements State {
     const unplanned = plan && last ? Math.max(0, last.first + last.rows - plan.through) : 0
     const total = plan ? plan.items + unplanned : staged
     const run = this.#database.get<StoredRun>('select * from run where sync = ? order by rowid desc limit 1', sync.id)
+    // nobody waits any more for the answers to what a killed run has sent
+    const unknown = inBatches(running ? `'unknown'` : `'unknown', 'sent'`)
     return {
       running,
       lastRun: run && runRow(run, running),
       deadLetters: count(`select count(*) as n from dead_letter where sync = ? and state = 'open'`),
-      unknown: inBatches(`'unknown'`),
-      pending: Math.max(0, total - inBatches(`'settled', 'unknown'`)),
+      unknown,
+      pending: Math.max(0, total - unknown - inBatches(`'settled'`)),
       cursor: sync.cursor === null ? undefined : parsePosition(sync.cursor),
     }
   }

@@ -12,6 +12,8 @@ import {
   type Run,
   sync,
 } from '../../src/index.js'
+import { createSource, NotModified, type SourceDefinition } from '../../src/source.js'
+import { fingerprinted } from '../../src/sources/sql.js'
 import { fakeClock, passTime } from '../support/clock.js'
 import { type Death, dieAt, immortal } from '../support/death.js'
 import {
@@ -50,6 +52,8 @@ interface Job {
   readonly match: 'id' | 'email'
   /** How far a read goes back behind where the last one ended; undefined: the source shows everything, without a cursor. */
   readonly lag: number | undefined
+  /** A source that shows everything is read at once, and can tell when it shows what it showed before. */
+  readonly tells: boolean
 }
 
 interface Row {
@@ -65,6 +69,8 @@ interface Session {
   readonly table: readonly ({ readonly email: number | null; readonly value: number } | undefined)[]
   /** Whether it shows the keys from the last to the first. */
   readonly reversed: boolean
+  /** Or the same as at the run before. */
+  readonly stays: boolean
   /** Rows that come to a source with a cursor: so much further on, or so much late. */
   readonly added: readonly {
     readonly id: number
@@ -117,6 +123,7 @@ const sessions: fc.Arbitrary<Session> = fc.record({
     { minLength: keys, maxLength: keys },
   ),
   reversed: fc.boolean(),
+  stays: fc.boolean(),
   added: fc.array(
     fc.record({
       id: fc.nat({ max: keys - 1 }),
@@ -153,6 +160,7 @@ const historiesOf = (jobs: fc.Arbitrary<Job>): fc.Arbitrary<History> =>
 
 const healthy = {
   reversed: false,
+  stays: false,
   batchSize: 4,
   concurrency: 2,
   calls: [],
@@ -182,7 +190,7 @@ const history = (job: Job, ...runs: readonly Partial<Session>[]): History => ({
 
 /** Too many are gone; one takes what another was found by while all answers are lost; all is as it was, but for that. */
 const passedOn = history(
-  { mode: 'mirror', match: 'email', lag: undefined },
+  { mode: 'mirror', match: 'email', lag: undefined, tells: false },
   {},
   {
     table: everybody.with(0, undefined).with(1, undefined).with(2, undefined),
@@ -193,17 +201,35 @@ const passedOn = history(
 )
 /** Answers are lost, and the source goes back to what was there, or stays as it is. */
 const backAgain = history(
-  { mode: 'update', match: 'id', lag: undefined },
+  { mode: 'update', match: 'id', lag: undefined, tells: false },
   {},
   { table: changed, calls: lost },
   {},
   { table: changed, calls: never },
   { table: changed },
 )
+/** What the source tells to be as it was is delivered, refused, taken back and made anew in between. */
+const toldBefore = history(
+  { mode: 'mirror', match: 'id', lag: undefined, tells: true },
+  { table: changed.with(0, { email: 0, value: 99 }) },
+  { stays: true },
+  {},
+  { stays: true },
+  { stays: true, map: 'b' },
+  { stays: true, map: 'b' },
+  { table: changed.map((row, id) => (id < 3 ? undefined : row)), map: 'b', allowDeletes: false },
+  { map: 'b' },
+  { stays: true, map: 'b', full: true, calls: lost },
+  { stays: true, map: 'b', calls: never },
+  { stays: true, map: 'b' },
+  { table: changed },
+  { table: changed.with(0, undefined), calls: [{ kind: 'fatal' }] },
+  { stays: true },
+)
 const added = (...ids: number[]) => ids.map((id) => ({ id, value: ids.length % 3, step: 0, late: 0 }))
 /** Rows come to where the last read ended; some are left open, and newer ones of the same keys come. */
 const ties = history(
-  { mode: 'upsert', match: 'id', lag: 0 },
+  { mode: 'upsert', match: 'id', lag: 0, tells: false },
   { added: [...added(0, 1), { id: 2, value: 0, step: 3, late: 0 }] },
   { added: added(3, 0, 4, 4) },
   { added: added(1, 5), calls: [{ kind: 'fatal' }] },
@@ -232,6 +258,26 @@ const rowsOfTable = ({ table, reversed }: Session): Row[] => {
   return reversed ? rows.reverse() : rows
 }
 
+/** Brings all rows at once, unless they are those that it brought before. */
+function told(rows: readonly Row[]): SourceDefinition['bulk'] {
+  return async ({ etag, version, describe }) => {
+    const columns = ['id', 'email', 'value', 'at'].map((name) => ({ name, type: 'double', nullable: true }) as const)
+    describe(columns)
+    const now = JSON.stringify(rows)
+    if (etag === now) return new NotModified(rows.length)
+    const lines = rows.map((row) => `('i${row.id}', '${JSON.stringify(row)}')`)
+    const nothing = `select '' as key, '' as line where false`
+    const select = rows.length > 0 ? `select * from (values ${lines.join()}) t (key, line)` : nothing
+    return {
+      relation: fingerprinted(select, 'line', version),
+      payload: ['line'],
+      place: 'row_number() over ()',
+      etag: now,
+      rows: ([texts]) => texts!.map((line) => JSON.parse(line as string)),
+    }
+  }
+}
+
 async function* breakingOff(rows: readonly Row[], after: number | undefined): AsyncGenerator<Row[]> {
   for (const [index, row] of rows.entries()) {
     if (index === after) throw new Error('the connection was reset')
@@ -241,7 +287,7 @@ async function* breakingOff(rows: readonly Row[], after: number | undefined): As
 }
 
 function syncOf(
-  { mode, match, lag }: Job,
+  { mode, match, lag, tells }: Job,
   session: Session,
   rows: readonly Row[],
   state: string,
@@ -252,11 +298,15 @@ function syncOf(
   const to = destination({ name: 'store', batchSize, concurrency, match, ...policy })
   const common = {
     name: 'job',
-    from: ({ since = Number.NEGATIVE_INFINITY }: { since: unknown }) =>
-      breakingOff(
-        rows.filter(({ at }) => at >= (since as number)),
-        session.breaks,
-      ),
+    from: createSource<Row>({
+      name: 'source',
+      read: ({ since = Number.NEGATIVE_INFINITY }) =>
+        breakingOff(
+          rows.filter(({ at }) => at >= (since as number)),
+          session.breaks,
+        ),
+      bulk: tells && session.breaks === undefined ? told(rows) : undefined,
+    }),
     map: maps[session.map],
     key: 'id',
     maxRejected: session.maxRejected,
@@ -351,7 +401,7 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
   /** The keys that were ever sent to a place. */
   const senders = new Map<number, Set<number>>()
   const { table, reversed } = runs.at(-1)!
-  const rest = Array.from({ length: 9 }, (): Session => ({ ...healthy, table, reversed, added: [] }))
+  const rest = Array.from({ length: 9 }, (): Session => ({ ...healthy, table, reversed, stays: true, added: [] }))
   let folder = join(home, '0')
   let batchLimit = 0
   let rows: Row[] = []
@@ -385,7 +435,8 @@ async function play({ job, runs, poison, random: seed }: History, home: string) 
 
   for (const [index, session] of [...runs, ...rest].entries()) {
     const where = `run ${index + 1} of ${runs.length}`
-    rows = complete ? rowsOfTable(session) : grown(rows, session, job)
+    const stays = session.stays && index > 0
+    rows = complete ? (stays ? rows : rowsOfTable(session)) : grown(rows, session, job)
     batchLimit = Math.max(mode === 'insert' ? batchLimit : 0, session.batchSize)
 
     immortal()
@@ -560,10 +611,10 @@ describe('whatever happened before, a run sends what its plan showed, its counts
 
   it('the destination is the source, in mirror', () =>
     check(
-      [passedOn],
+      [passedOn, toldBefore],
       2,
       1,
-      fc.record({ mode: fc.constant('mirror'), match: found, lag: fc.constant(undefined) }),
+      fc.record({ mode: fc.constant('mirror'), match: found, lag: fc.constant(undefined), tells: fc.boolean() }),
       (played, history) => {
         const { objects, rows, last, senders } = played
         const { match } = history.job
@@ -582,7 +633,7 @@ describe('whatever happened before, a run sends what its plan showed, its counts
       [],
       1,
       2,
-      fc.record({ mode: fc.constant('upsert'), match: found, lag: fc.constant(undefined) }),
+      fc.record({ mode: fc.constant('upsert'), match: found, lag: fc.constant(undefined), tells: fc.boolean() }),
       (played, history) => {
         const { objects, asked, rows, last } = played
         const places = wanted(rows, history)
@@ -597,7 +648,7 @@ describe('whatever happened before, a run sends what its plan showed, its counts
       [backAgain],
       1,
       3,
-      fc.record({ mode: fc.constant('update'), match: found, lag: fc.constant(undefined) }),
+      fc.record({ mode: fc.constant('update'), match: found, lag: fc.constant(undefined), tells: fc.boolean() }),
       (played, history) => {
         const { objects, rows, last } = played
         const places = [...wanted(rows, history)].filter(([place]) => there.includes(place))
@@ -612,7 +663,12 @@ describe('whatever happened before, a run sends what its plan showed, its counts
       [],
       1,
       4,
-      fc.record({ mode: fc.constant('insert'), match: fc.constant('id'), lag: fc.constant(undefined) }),
+      fc.record({
+        mode: fc.constant('insert'),
+        match: fc.constant('id'),
+        lag: fc.constant(undefined),
+        tells: fc.boolean(),
+      }),
       (played, history) => {
         for (const place of wanted(played.rows, history).keys()) expect(played.objects.has(place)).toBe(true)
       },
@@ -627,6 +683,7 @@ describe('whatever happened before, a run sends what its plan showed, its counts
         mode: fc.constantFrom('upsert', 'update', 'insert'),
         match: fc.constant('id'),
         lag: fc.constantFrom(0, 2),
+        tells: fc.constant(false),
       }),
       ({ objects, rows, asked }, { job, poison }) => {
         const newest = new Map(rows.map((row) => [row.id, row]))

@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { cp } from 'node:fs/promises'
 import { expect, it, onTestFinished } from 'vitest'
-import { destination, sync } from '../../src/index.js'
+import { destination, FatalError, type SyncStatus, sync } from '../../src/index.js'
 import { quiet } from '../support/quiet.js'
 import { stateFolder } from '../support/state-folder.js'
 
@@ -43,4 +44,25 @@ it('whoever asks for the status keeps no run out, and is not taken for one by ot
   await new Promise((resolve) => setTimeout(resolve, 200))
   expect(await Promise.all([one.ask(), other.ask()])).toEqual([0, 0])
   for (let times = 0; times < 40; times++) expect(await people.run()).toMatchObject({ status: 'done', delivered: 1 })
+})
+
+it('what was sent is pending while its run goes on, and unknown when that was killed', async () => {
+  const state = await stateFolder()
+  const killed = await stateFolder()
+  const statuses: unknown[] = []
+  const open = ({ running, pending, unknown }: SyncStatus) => ({ running, pending, unknown })
+  const people = (folder: string) =>
+    sync({ name: 'people', from: [{ id: 1 }, { id: 2 }], to, key: 'id', state: folder, log: quiet })
+  const to = destination(1)(async () => {
+    statuses.push(open(await people(state).status()))
+    // as it is on the disk at this moment
+    await cp(state, killed, { recursive: true })
+    statuses.push(open(await people(killed).status()))
+    throw new FatalError('once is enough')
+  })
+  await expect(people(state).run()).rejects.toThrow('once is enough')
+  expect(statuses).toEqual([
+    { running: true, pending: 2, unknown: 0 },
+    { running: false, pending: 1, unknown: 1 },
+  ])
 })

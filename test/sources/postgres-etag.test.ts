@@ -223,7 +223,7 @@ describe('a table is read again', () => {
     })
     const from = postgres<Row>({ pool, table: 'notes' })
     const one = sync({ name: 'notes', from, to, key: 'id', state: await stateFolder(), log: quiet })
-    for (let time = 1; time <= 4; time++) {
+    for (let time = 1; time <= 5; time++) {
       expect([(await one.run()).rejected, copied()]).toEqual([1, true])
     }
     refuses = false
