@@ -412,8 +412,7 @@ class Running {
 
   async #keyed(letters: readonly StoredLetter[] | undefined, again: ReadonlySet<string>): Promise<void> {
     const { mode, version } = this.#definition
-    const anew = this.#options.full || this.#adopts || again.size > 0
-    const etag = anew ? undefined : deliveredEtag(this.#state, version)
+    const etag = this.#options.full ? undefined : deliveredEtag(this.#state, version)
     // told before anything is read, unless the source may have nothing to compare
     if (etag === undefined) await this.#state.intact()
     const complete = this.#complete && !letters

@@ -74,7 +74,8 @@ const names: readonly string[] = [
  * The rows of a query or a table of PostgreSQL. They come through a cursor, 1,000 at a time, in one read-only transaction
  * that sees the database as it was at its start. Where they are compared with what was delivered, and neither `params` nor
  * `record` nor a cursor column is given, they come by `COPY` when `pg-copy-streams` is installed: then only rows that have
- * changed are made into objects.
+ * changed are made into objects. A `table` to which nothing was written since all of it was delivered is not read at all then
+ * (PostgreSQL 13 and later): its rows are counted, and the transactions that wrote them looked at.
  *
  * Values keep what the database says. `bigint` is a `bigint`, `numeric` an exact string; a date is `'2026-01-31'`, a
  * timestamp `'2026-01-31T02:30:00.123456'`, a timestamp with time zone a `Date` with its microseconds; `bytea` is a

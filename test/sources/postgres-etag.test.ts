@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { destination, reject, runAll, sync } from '../../src/index.js'
+import { destination, RetryableError, reject, runAll, sync } from '../../src/index.js'
 import { type PostgresOptions, postgres } from '../../src/sources/postgres.js'
 import { databaseOfFile } from '../support/database.js'
 import { startPostgres } from '../support/postgres.js'
@@ -230,6 +230,43 @@ describe('a table is read again', () => {
     expect(await one.redrive()).toMatchObject({ delivered: 1 })
     copied()
     expect([await one.run(), copied()]).toMatchObject([{ unchanged: 3 }, false])
+  })
+
+  it('when everything was to be replaced by nothing, and that failed', async () => {
+    await write(`drop table if exists notes; ${three}`)
+    const { pool, copied } = watched()
+    let there: Row[] = []
+    let fails = false
+    const to = destination({ name: 'crm', retryFor: '0s' })({
+      async replace(batches: AsyncIterable<Row[]>) {
+        if (fails) throw new RetryableError('busy')
+        there = []
+        for await (const batch of batches) there.push(...batch)
+      },
+    })
+    const from = postgres<Row>({ pool, table: 'notes' })
+    const options = {
+      name: 'notes',
+      from,
+      to,
+      key: 'id',
+      mode: 'replace',
+      state: await stateFolder(),
+      log: quiet,
+    } as const
+    const run = async () => {
+      const { status, delivered } = await sync(options).run({ allowDeletes: true })
+      return { status, delivered, there: there.length, read: copied() }
+    }
+    expect(await run()).toEqual({ status: 'done', delivered: 3, there: 3, read: true })
+    expect(await run()).toEqual({ status: 'done', delivered: 0, there: 3, read: false })
+    await write('delete from notes')
+    fails = true
+    expect(await run()).toMatchObject({ there: 3, read: true })
+    fails = false
+    expect(await run()).toMatchObject({ status: 'done', there: 0, read: true })
+    expect(await run()).toMatchObject({ status: 'done', there: 0, read: true })
+    expect(await run()).toMatchObject({ status: 'done', there: 0, read: false })
   })
 
   it('when records are made in another way', async () => {
