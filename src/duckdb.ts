@@ -100,8 +100,13 @@ interface Shape {
   readonly ordered: boolean
 }
 
-/** What a query gives, as a Parquet file. */
-export async function copyTo(
+/** What a query gives, as a Parquet file that is soon read and then deleted. */
+export function copyTo(connection: DuckDBConnection, path: string, select: string, shape: Shape): Promise<void> {
+  return copyAs('lz4_raw', connection, path, select, shape)
+}
+
+async function copyAs(
+  compression: 'lz4_raw' | 'zstd',
   connection: DuckDBConnection,
   path: string,
   select: string,
@@ -112,7 +117,7 @@ export async function copyTo(
   try {
     await connection.run(`set preserve_insertion_order = ${ordered}`)
     // hardly two values of a column are the same, so that looking for them would take the most time
-    const options = `format parquet, compression zstd, dictionary_size_limit 1, write_bloom_filter false, row_group_size ${group}`
+    const options = `format parquet, compression ${compression}, dictionary_size_limit 1, write_bloom_filter false, row_group_size ${group}`
     await connection.run(`copy (${select}) to ${literal(path)} (${options})`)
   } catch (error) {
     throw explained(error, path)
@@ -121,7 +126,7 @@ export async function copyTo(
   }
 }
 
-/** The same, durable when this resolves. */
+/** The same to be kept: small, and durable when this resolves. */
 export async function copyDurably(
   connection: DuckDBConnection,
   path: string,
@@ -129,7 +134,7 @@ export async function copyDurably(
   shape: Shape,
 ): Promise<void> {
   try {
-    await writeDurably(path, (temporary) => copyTo(connection, temporary, select, shape))
+    await writeDurably(path, (temporary) => copyAs('zstd', connection, temporary, select, shape))
   } catch (error) {
     throw explained(error, path)
   }

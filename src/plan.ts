@@ -25,7 +25,7 @@ import { metOnce, sift } from './sources/sift.js'
 import { literal, nullMark } from './sources/sql.js'
 import { rowLine } from './stage.js'
 import type { LedgerBatch, PlanCounts, PlanRow, SyncState } from './state/state.js'
-import { type AnyRow, decodeTexts, differences, keyOf, losslessText } from './values.js'
+import { type AnyRow, areSame, decodeTexts, keyOf, losslessText, surelyDiffer } from './values.js'
 import { messageOf } from './verdict.js'
 
 // What was read is compared with what the destination has acknowledged by an embedded DuckDB, which spills to disk: keys
@@ -226,8 +226,7 @@ async function comparison(
   return {
     counts,
     rows,
-    knownDeletes:
-      counts.delete === 0 ? 0 : await countOf(connection, `made where kind = 'delete' and before is not null`),
+    knownDeletes: sum(tallies.filter(({ kind, known }) => kind === 'delete' && known)),
     gone: complete ? gone : 0,
     async digest() {
       const [found] = await rowsOf<{ digest: string | null }>(
@@ -389,7 +388,9 @@ async function chooseOfAll(
   }
   await connection.run('create view chosen as select key from candidate')
   if (key) await refuseDuplicates(connection, options, all ? undefined : found)
-  await keep('gone', 'from suspect anti join chosen using (key) where known or dirty')
+  await connection.run(`
+    create table gone_key as select key from suspect anti join chosen using (key) where known or dirty;
+    create view gone as from suspect semi join gone_key using (key)`)
   return found?.rows ?? countOf(connection, 'incoming')
 }
 
@@ -404,7 +405,8 @@ async function refuseDuplicates(
 ): Promise<void> {
   const repeated = (among: string) =>
     `select key, count(*) as times from ${among} where key is not null group by key having count(*) > 1`
-  const unchanged = `from snapshot semi join chosen using (key) anti join spillway_missed using (hi, lo) where known and not dirty`
+  // what is neither news nor suspect is there as it was
+  const unchanged = `from snapshot semi join (from chosen anti join suspect using (key)) using (key)`
   const among = found ? `(select key from chosen union all select key from (${unchanged}))` : 'chosen'
   if ((!found || metOnce(found)) && (await countOf(connection, `(${repeated(among)})`)) === 0) return
   // one that brought only its news has told apart all other rows
@@ -629,13 +631,15 @@ interface Tallied {
   readonly carried: boolean
   /** Of these rows no record can be made. */
   readonly unfit: boolean
+  /** What the destination has of them is not what they say. */
+  readonly known: boolean
   readonly count: number
 }
 
 async function talliesOf(connection: DuckDBConnection): Promise<Tallied[]> {
   const rows = await rowsOf<Omit<Tallied, 'count'> & { count: bigint }>(
     connection,
-    'select kind, carried, problem is not null as unfit, count(*) as count from made group by all',
+    `select kind, carried, problem is not null as unfit, before is not null as known, count(*) as count from made group by all`,
   )
   return rows.map((row) => ({ ...row, count: Number(row.count) }))
 }
@@ -745,8 +749,9 @@ async function closedLetters(connection: DuckDBConnection, { state, complete }: 
 /** Whether two records say the same, as they are kept; `record`: what is kept as the second, where nothing of it is left out. */
 function isSame(one: string, other: string, record: AnyRow | undefined): boolean {
   if (one === other) return true
+  if (surelyDiffer(one, other)) return false
   const [before, after = record] = decodeTexts(record ? [one] : [one, other])
-  return differences(before!, after!).length === 0
+  return areSame(before!, after!)
 }
 
 type Kept = { readonly problem: null; readonly record: AnyRow; readonly text: string } | { readonly problem: string }

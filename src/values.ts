@@ -447,8 +447,46 @@ let latest: { readonly keys: readonly string[]; readonly order: readonly (readon
 /** The fields of which two records say different things: those of the second in its order, then those it does not have. */
 export function differences(before: AnyRow, after: AnyRow): string[] {
   const fields = new Set([...Object.keys(after), ...Object.keys(before)])
-  const differs = (one: unknown, other: unknown) => one !== other && canonical(one) !== canonical(other)
-  return [...fields].filter((field) => differs(before[field], after[field]))
+  return [...fields].filter((field) => differ(before, after, field))
+}
+
+/**
+ * Whether two lossless texts say different things for sure: the place where they part is within a text or a number, and what leads
+ * there is the same. Reading them to learn it takes ten times as long.
+ */
+export function surelyDiffer(one: string, other: string): boolean {
+  let quote = -1
+  let at = 0
+  for (; ; at++) {
+    const unit = one.charCodeAt(at)
+    if (unit !== other.charCodeAt(at)) break
+    // what comes behind a backslash is not looked into
+    if (unit === codes.backslash) return false
+    if (unit === codes.quote) quote = quote < 0 ? at : -1
+  }
+  if (quote < 0) return isNumeric(one.charCodeAt(at)) && isNumeric(other.charCodeAt(at))
+  // not where it is the name of a field, an item, or what a tag stands before
+  return one.charCodeAt(quote - 1) === codes.colon && !one.startsWith('"v":', quote - 4)
+}
+
+const codes = { quote: 34, colon: 58, backslash: 92, zero: 48, nine: 57 }
+
+function isNumeric(code: number): boolean {
+  return code >= codes.zero && code <= codes.nine
+}
+
+/** Whether two records say the same. */
+export function areSame(before: AnyRow, after: AnyRow): boolean {
+  for (const field in after) if (differ(before, after, field)) return false
+  for (const field in before) if (differ(before, after, field)) return false
+  return true
+}
+
+function differ(before: AnyRow, after: AnyRow, field: string): boolean {
+  // every object inherits something by the name of `constructor`
+  const one = Object.hasOwn(before, field) ? before[field] : undefined
+  const other = Object.hasOwn(after, field) ? after[field] : undefined
+  return one !== other && canonical(one) !== canonical(other)
 }
 
 /** The canonical text of a row's key; `undefined` when a column of it is null or absent. */

@@ -2,16 +2,21 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
   type AnyRow,
+  areSame,
   canonical,
   columnsOf,
   decodeRows,
   decodeTable,
+  decodeTexts,
+  differences,
   encodeColumns,
   encodeRows,
   encodeTable,
   encodeTexts,
   Instant,
   keyOf,
+  losslessText,
+  surelyDiffer,
 } from '../src/values.js'
 
 /** Everything that a row may hold. */
@@ -245,6 +250,62 @@ describe('canonical text', () => {
     expect(keyOf({ a: 'x', b: 'y' }, ['a', 'b'])).not.toBe(keyOf({ a: 'x","y', b: '' }, ['a', 'b']))
     expect(keyOf({ a: 1, b: null }, ['a', 'b'])).toBeUndefined()
     expect(keyOf({ a: 1 }, ['b'])).toBeUndefined()
+  })
+})
+
+describe('two records', () => {
+  const texts = (one: AnyRow, other: AnyRow) => [losslessText(one), losslessText(other)] as const
+  const read = (text: string) => decodeTexts([text])[0]!
+  /** A row, and the same with one field changed, without one, or with its fields in another order. */
+  const pair = fc
+    .tuple(row, fc.nat(), value, fc.constantFrom('change', 'similar', 'drop', 'reverse'))
+    .map(([one, place, other, how]): [AnyRow, AnyRow] => {
+      const fields = Object.entries(one)
+      const [name, was] = fields[place % Math.max(1, fields.length)] ?? ['a', undefined]
+      if (how === 'drop') return [one, Object.fromEntries(fields.filter(([field]) => field !== name))]
+      if (how === 'reverse') return [one, Object.fromEntries(fields.reverse())]
+      const now =
+        how === 'change' ? other : typeof was === 'string' ? `${was}0` : typeof was === 'number' ? was + 1 : was
+      return [one, Object.fromEntries(fields.map(([field, before]) => [field, field === name ? now : before]))]
+    })
+
+  it('say the same exactly where no field of them differs', () => {
+    fc.assert(
+      fc.property(pair, ([one, other]) => {
+        expect(areSame(one, other)).toBe(differences(one, other).length === 0)
+      }),
+    )
+    expect(areSame({ a: 1, b: { c: 2, d: 3 } }, { b: { d: 3, c: 2 }, a: 1n })).toBe(true)
+    // what every object inherits is no field of it
+    expect(differences({}, { constructor: 1 })).toEqual(['constructor'])
+    expect(areSame({ toString: 1 }, {})).toBe(false)
+  })
+
+  it('are told apart by their texts only where they do differ', () => {
+    fc.assert(
+      fc.property(pair, ([one, other]) => {
+        const [before, after] = texts(one, other)
+        if (before !== after && surelyDiffer(before, after)) expect(areSame(read(before), read(after))).toBe(false)
+      }),
+      { numRuns: 2_000 },
+    )
+  })
+
+  it.each<[AnyRow, AnyRow, boolean]>([
+    [{ id: 1n, name: 'ab', n: 1 }, { id: 1n, name: 'ac', n: 1 }, true],
+    [{ id: 1n, name: 'ab', n: 1 }, { id: 1n, name: 'abc', n: 1 }, true],
+    [{ id: 1n, name: '', n: 1 }, { id: 1n, name: '"', n: 1 }, true],
+    [{ a: 12, b: 1 }, { a: 13, b: 1 }, true],
+    [{ a: { c: '{: x' } }, { a: { c: '{: y' } }, true],
+    // another order, a list, and what comes behind a backslash are looked at in full
+    [{ a: 1, b: 2 }, { b: 2, a: 1 }, false],
+    [{ a: ['x'] }, { a: ['y'] }, false],
+    [{ a: '\n', b: 1 }, { a: '\n', b: 2 }, false],
+    [{ a: new Date(0) }, { a: new Date(1) }, false],
+    [{ a: 1 }, { a: 1n }, false],
+  ])('%o and %o: %s', (one, other, told) => {
+    expect(surelyDiffer(...texts(one, other))).toBe(told)
+    expect(surelyDiffer(...texts(other, one))).toBe(told)
   })
 })
 

@@ -104,12 +104,15 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const blank = blankRow(columns, actor)
     const shape = columns.map(({ name, logical }) => [name, String(logical)])
     describe(columns, reading)
-    const whole = columns.map(({ logical }, index) => distinctText(logical, `c${index}`))
-    const parts = key.map((column) => keyText(columns[names.indexOf(column)]!.logical, `c${names.indexOf(column)}`))
-    if (whole.includes(undefined) || parts.includes(undefined)) return undefined
     const payload = names.map((_, index) => `c${index}`)
+    const whole = distinctText(
+      columns.map(({ logical }) => logical),
+      payload,
+    )
+    const parts = key.map((column) => keyText(columns[names.indexOf(column)]!.logical, `c${names.indexOf(column)}`))
+    if (whole === undefined || parts.includes(undefined)) return undefined
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
-    const all = fingerprinted(renamed, `concat_ws(chr(31), ${whole.join()})`, version + JSON.stringify(shape))
+    const all = fingerprinted(renamed, whole, version + JSON.stringify(shape))
     const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})`
     signal.throwIfAborted()
     const keep = (name: string, select: string) => connection.run(`create temp table ${name} as ${select}`)

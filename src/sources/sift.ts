@@ -14,7 +14,7 @@ export async function sift(
   temp: 'temp' | '',
   keep: (name: string, select: string) => Promise<unknown>,
 ): Promise<Sifted> {
-  await connection.run(`create ${temp} sequence spillway_row; create ${temp} sequence spillway_known`)
+  await connection.run(`create ${temp} sequence spillway_row`)
   // the right side is held in memory: it should be that of the fingerprints, however few rows are expected of the other
   await connection.run(`set disabled_optimizers = 'build_side_probe_side'`)
   try {
@@ -22,8 +22,8 @@ export async function sift(
       'spillway_sifted',
       `select r.*, k.hi as missed_hi, k.lo as missed_lo
         from (select *, nextval('spillway_row') as place from (${relation})) r
-          full join (select hi, lo, nextval('spillway_known') as place from (${known})) k on r.hi = k.hi and r.lo = k.lo
-        where r.place is null or k.place is null`,
+          full join (${known}) k on r.hi = k.hi and r.lo = k.lo
+        where r.place is null or k.hi is null`,
     )
   } finally {
     await connection.run('reset disabled_optimizers')
@@ -32,7 +32,7 @@ export async function sift(
     create ${temp} view spillway_news as select * exclude (missed_hi, missed_lo) from spillway_sifted where place is not null;
     create ${temp} view spillway_missed as select missed_hi as hi, missed_lo as lo from spillway_sifted where place is null`)
   const counted = await connection.runAndReadAll(
-    `select nextval('spillway_row') - 1, nextval('spillway_known') - 1, count(place), count(*) - count(place) from spillway_sifted`,
+    `select nextval('spillway_row') - 1, (select count(*) from (${known})), count(place), count(*) - count(place) from spillway_sifted`,
   )
   const [rows, fingerprints, news, missed] = counted.getRows()[0]!.map(Number) as [number, number, number, number]
   return { rows, known: fingerprints, news, missed }
