@@ -631,7 +631,7 @@ interface Tallied {
   readonly carried: boolean
   /** Of these rows no record can be made. */
   readonly unfit: boolean
-  /** What the destination has of them is not what they say. */
+  /** The destination has acknowledged something else of their keys. */
   readonly known: boolean
   readonly count: number
 }

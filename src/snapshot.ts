@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
 import { allowFor, copyDurably, countOf, type Duckdb, fill, rowBytesIn } from './duckdb.js'
 import { literal } from './sources/sql.js'
-import type { PlanCounts, ReadAs, SnapshotFile, SnapshotRow, SyncState } from './state/state.js'
+import type { PlanCounts, SnapshotFile, SnapshotRow, SourceAsRead, SyncState } from './state/state.js'
 
 // What the destination has acknowledged stands in two files: `base`, all keys as of some time, and `recent`, those of which
 // more was learnt since, so that a run that changes little writes little. A line for each key:
@@ -224,7 +224,7 @@ export async function writeSnapshot(
 }
 
 /** What the plan was made from, where all of that is delivered now. */
-function allOf(state: SyncState): ReadAs | undefined {
+function allOf(state: SyncState): SourceAsRead | undefined {
   const { items, counts } = state.plan!
   // whether everything was cleared, no item tells
   const cleared = counts.replaces && items === 0
@@ -232,7 +232,7 @@ function allOf(state: SyncState): ReadAs | undefined {
 }
 
 /** What a plan was made from, where nothing of it is left out of its items. */
-export function madeFrom({ version, etag, waiting, waitingDeletes }: PlanCounts): ReadAs | undefined {
+export function madeFrom({ version, etag, waiting, waitingDeletes }: PlanCounts): SourceAsRead | undefined {
   return etag !== undefined && waiting + waitingDeletes === 0 ? { version, etag } : undefined
 }
 

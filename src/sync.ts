@@ -251,7 +251,7 @@ export function sync<I, Op extends Operation, E extends object = any, const M ex
   })
   const made: Sync<RowOf<E>, I> = {
     name,
-    run: ({ [readAs]: source = definition.source, ...runOptions }: RunOptions & ReadAs = {}) =>
+    run: ({ [readAs]: source = definition.source, ...runOptions }: RunOptions & SourceAsRead = {}) =>
       runSync({ ...definition, source }, runOptions),
     start: (startOptions = {}) => start(definition, startOptions),
     plan: async ({ signal = new AbortController().signal } = {}) => (await preview(definition, signal)) as Plan<I>,
@@ -336,7 +336,7 @@ export function definitionOfSync(made: Sync): SyncDefinition {
 }
 
 /** How its run is to read, instead of reading for itself. */
-export interface ReadAs {
+export interface SourceAsRead {
   readonly [readAs]?: SourceDefinition | undefined
 }
 

@@ -264,7 +264,7 @@ test('a state of before it could be remembered goes on', async () => {
   await upserts(async () => undefined).run()
   const old = database()
   old.exec('drop table hook; drop table hook_reader; drop table event; drop table delivery')
-  old.exec('alter table batch drop column remembered; pragma user_version = 1')
+  old.exec('alter table batch drop column remembered; alter table sync drop column delivered; pragma user_version = 1')
   old.close()
   expect(
     await upserts(async (_, { remember }) => void (await remember('job')) as undefined, { from: rows(4) }).run(),

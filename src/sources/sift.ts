@@ -2,7 +2,7 @@ import type { DuckDBConnection } from '@duckdb/node-api'
 import type { Sifted } from '../source.js'
 
 /**
- * Holds a relation with `hi` and `lo` against the fingerprints that are known, each of them once, in one scan of both. Makes two
+ * Holds a relation with `hi` and `lo` against the fingerprints that are known, each of them once and none null, in one scan of both. Makes two
  * views: `spillway_news`, the rows that have another fingerprint, with `place`, by which they are in their order as far as they were
  * read in it; `spillway_missed`, the fingerprints that no row has. The names are such as no table of a user has: `temp` is for a database that
  * is not ours to write to. What was found is put where `keep` does, under the name that it is given.

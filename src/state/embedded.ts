@@ -15,13 +15,13 @@ import type {
   PlanRow,
   Position,
   Range,
-  ReadAs,
   ReadRow,
   RunRow,
   SegmentRow,
   Settled,
   SnapshotFile,
   SnapshotRow,
+  SourceAsRead,
   State,
   StatusRow,
   StoredLetter,
@@ -246,7 +246,7 @@ class EmbeddedSync implements SyncState {
   #columns: KnownColumns | undefined
   #plan: (PlanRow & Filed) | undefined
   #snapshot: { readonly base: FiledSnapshot | undefined; readonly recent: FiledSnapshot | undefined }
-  #delivered: ReadAs | undefined
+  #delivered: SourceAsRead | undefined
   #intact: Promise<void> | undefined
 
   constructor(database: Database, sync: StoredSync, folder: string, release: () => void) {
@@ -277,7 +277,7 @@ class EmbeddedSync implements SyncState {
     const part = (name: string): FiledSnapshot | undefined =>
       database.get<FiledSnapshot>('select * from snapshot where sync = ? and part = ?', sync.id, name)
     this.#snapshot = { base: part('base'), recent: part('recent') }
-    this.#delivered = sync.delivered === null ? undefined : (JSON.parse(sync.delivered) as ReadAs)
+    this.#delivered = sync.delivered === null ? undefined : (JSON.parse(sync.delivered) as SourceAsRead)
     this.#nextBatch =
       (database.get<{ n: number | null }>('select max(id) as n from batch where sync = ?', sync.id)?.n ?? 0) + 1
   }
@@ -532,7 +532,7 @@ class EmbeddedSync implements SyncState {
     return this.#snapshot
   }
 
-  get delivered(): ReadAs | undefined {
+  get delivered(): SourceAsRead | undefined {
     return this.#delivered
   }
 

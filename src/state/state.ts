@@ -131,7 +131,7 @@ export interface PlanCounts {
 }
 
 /** A source as it was read, and what records were made by. */
-export type ReadAs = Pick<PlanCounts, 'version' | 'etag'>
+export type SourceAsRead = Pick<PlanCounts, 'version' | 'etag'>
 
 /** A file of keys of which something is known. */
 export interface SnapshotFile {
@@ -235,12 +235,12 @@ export interface SyncState {
   readonly plan: PlanRow | undefined
   readonly snapshot: SnapshotRow
   /** The source as it was read last, where every row of it was delivered then, and none is refused or open. */
-  readonly delivered: ReadAs | undefined
+  readonly delivered: SourceAsRead | undefined
   /** Puts a plan and the snapshot it was made from in place of the old ones, whose open items are thereby superseded. */
   swap(change: {
     readonly plan: Omit<PlanRow, 'id'> | undefined
     readonly snapshot: SnapshotRow
-    readonly delivered: ReadAs | undefined
+    readonly delivered: SourceAsRead | undefined
     /** Batches of the new plan whose outcome is still open. */
     readonly unknown: readonly LedgerBatch[]
     /** Reads of which no row is needed any more. */
