@@ -368,7 +368,6 @@ async function chooseOfAll(
 ): Promise<number> {
   const { incoming, operation, full, key } = options
   const { place, staged, sifted } = incoming
-  const unclean = `from snapshot where ${before.unclean === 0 ? 'false' : 'not (known and not dirty)'}`
   const placed = `select *, ${place} as place from incoming`
   const compares = before.clean > 0 && !full
   if (sifted)
@@ -383,8 +382,12 @@ async function chooseOfAll(
     await connection.run(
       `create view candidate as ${staged ? 'select * replace ((input, n) as place) from spillway_news' : 'from spillway_news'}`,
     )
-    const missed = 'from snapshot semi join spillway_missed using (hi, lo) where known and not dirty'
-    await keep('suspect', found.missed > 0 ? `${missed} union all ${unclean}` : unclean)
+    // a part of which nothing comes would take as long as one
+    const missed =
+      found.missed > 0 && 'from snapshot semi join spillway_missed using (hi, lo) where known and not dirty'
+    const unclean = before.unclean > 0 && 'from snapshot where not (known and not dirty)'
+    const parts = [missed, unclean].filter((part) => part !== false)
+    await keep('suspect', parts.join(' union all ') || 'from snapshot where false')
   }
   await connection.run('create view chosen as select key from candidate')
   if (key) await refuseDuplicates(connection, options, all ? undefined : found)
