@@ -10,7 +10,7 @@ import { interruptible, refused, verbatim } from './postgres-connection.js'
 interface Seen {
   /** Whatever this transaction or a later one writes was not seen. */
   readonly before: string
-  /** Which server this is, which table, and which columns. */
+  /** Which server and database this is, which table, and which columns. */
   readonly table: string
 }
 
@@ -26,12 +26,12 @@ const plainTypes = [
 /**
  * After a crash, numbers of transactions that were not yet on the disk may be given again: statistics are reset then
  * (https://www.postgresql.org/docs/current/monitoring-stats.html). Another server, or one that was restored or promoted, started
- * at another time. Tables of extensions and forks that keep rows on several servers have several such numberings.
+ * at another time. A database made from a template has the template's numbers of tables and transactions. Tables of extensions and forks that keep rows on several servers have several such numberings.
  */
 const seenQuery = `
   select pg_snapshot_xmin(pg_current_snapshot())::text,
-    concat_ws(' ', pg_postmaster_start_time(), (select stats_reset from pg_stat_bgwriter), c.oid, c.relfilenode, c.xmin, columns)
-  from pg_class c, lateral (
+    concat_ws(' ', pg_postmaster_start_time(), (select stats_reset from pg_stat_bgwriter), d.oid, c.oid, c.relfilenode, c.xmin, columns)
+  from pg_database d, pg_class c, lateral (
     select string_agg(concat_ws(' ', attnum, a.xmin, labels), ',' order by attnum) as columns,
       bool_and(attgenerated <> 'v' and (item in (${plainTypes.join()}) or labels is not null)) as plain
     from pg_attribute a join pg_type t on t.oid = a.atttypid,
@@ -39,7 +39,7 @@ const seenQuery = `
       lateral (select string_agg(concat_ws(' ', e.oid, e.xmin), ' ' order by e.oid) as labels from pg_enum e where enumtypid = item) e
     where attrelid = c.oid and attnum > 0 and not attisdropped
   ) a
-  where c.oid = $1::regclass and c.oid >= 16384 and plain
+  where datname = current_database() and c.oid = $1::regclass and c.oid >= 16384 and plain
     and relkind = 'r' and not relhassubclass and not relrowsecurity and has_table_privilege(c.oid, 'select')
     and relam = (select oid from pg_am where amname = 'heap')
     and not exists (select from pg_extension where extname = 'citus')

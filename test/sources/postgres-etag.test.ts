@@ -338,6 +338,27 @@ describe('a table is always read', () => {
     await write('grant execute on function pg_snapshot_xmin(pg_snapshot) to public; drop table notes; drop role reader')
   })
 
+  it('of another database, be it a copy of the first', async () => {
+    const at = (name: string) => database.url.replace(/\/postgres$/, `/${name}`)
+    await write('create database first')
+    const maker = new pg.Client(at('first'))
+    await maker.connect()
+    await maker.query(three)
+    await maker.end()
+    await write('create database second template first')
+    const [first, second] = [watched(at('first')), watched(at('second'))]
+    await first.pool.query(`update notes set note = 'x' where id = 1`)
+    const sent: Row[] = []
+    const to = destination({ name: 'crm' })({ upsert: (rows: Row[]) => void sent.push(...rows) })
+    const state = await stateFolder()
+    const run = ({ pool }: ReturnType<typeof watched>) =>
+      sync({ name: 'notes', from: postgres<Row>({ pool, table: 'notes' }), to, key: 'id', state, log: quiet }).run()
+    await run(first)
+    expect(await run(first)).toMatchObject({ unchanged: 3 })
+    expect(await run(second)).toMatchObject({ delivered: 1, unchanged: 2 })
+    expect(sent.at(-1)).toMatchObject({ id: 1, note: 'note 1' })
+  })
+
   it('by a query', async () => {
     const { run } = await notes(three, { query: 'select * from notes' })
     await run()
