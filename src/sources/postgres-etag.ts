@@ -26,7 +26,9 @@ const plainTypes = [
 /**
  * After a crash, numbers of transactions that were not yet on the disk may be given again: statistics are reset then
  * (https://www.postgresql.org/docs/current/monitoring-stats.html). Another server, or one that was restored or promoted, started
- * at another time. A database made from a template has the template's numbers of tables and transactions. Tables of extensions and forks that keep rows on several servers have several such numberings.
+ * at another time. A database made from a template has the template's numbers of tables and transactions. Tables of extensions
+ * and forks that keep rows on several servers have several numberings. A machine that is set back to an earlier moment while its
+ * server runs is not told apart.
  */
 const seenQuery = `
   select pg_snapshot_xmin(pg_current_snapshot())::text,
