@@ -1,20 +1,20 @@
 import { join } from 'node:path'
 import { linesIn } from './duckdb.js'
-import { type Bulk, NotModified } from './source.js'
+import { type Bulk, type Content, NotModified } from './source.js'
 import { fingerprinted } from './sources/sql.js'
 import { lineColumns } from './stage.js'
 import type { SyncState } from './state/state.js'
-import { type AnyRow, decodeTexts } from './values.js'
+import { type AnyRow, decodeTexts, losslessText } from './values.js'
 
 /** Rows that were read, as DuckDB compares them. */
 export interface Incoming {
   /**
    * A select: `key` (its canonical text, or null), `hi` and `lo` (the fingerprint of the row, its key included), `carried`
    * (staged by an earlier run), `n` (the ordinal of a row that is staged), `input` (newer ones have higher numbers), and the
-   * columns of `payload`.
+   * columns of `content`.
    */
   readonly relation: string
-  readonly payload: readonly string[]
+  readonly content: Content
   /** By which rows are in their order. */
   readonly place: string
   /** Whether its rows are staged; otherwise those that matter are still to be. */
@@ -22,8 +22,6 @@ export interface Incoming {
   /** Where the source has left out what is known. */
   readonly sifted?: Bulk['sifted']
   readonly etag?: Bulk['etag']
-  /** The rows of a chunk of payload, column by column. */
-  rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
 }
 
 /** Staged rows: those from an ordinal on, or those that the plan before left open too. */
@@ -49,10 +47,9 @@ export function staged(inputs: readonly StagedInput[], version: string): Incomin
   })
   return {
     relation: fingerprinted(relations.join(' union all '), 'line', version),
-    payload: ['line'],
+    content: { text: 'line' },
     place: '(input, n)',
     staged: true,
-    rows: ([lines]) => decodeTexts(lines as string[]),
   }
 }
 
@@ -63,4 +60,27 @@ export function bulk(bulk: Bulk | NotModified): Incoming | NotModified {
   if (bulk instanceof NotModified) return bulk
   const relation = `select *, 0 as input, null::bigint as n, false as carried from (${bulk.relation})`
   return { ...bulk, relation, staged: false }
+}
+
+/** Rows of a chunk. */
+export interface Rows {
+  row(index: number): AnyRow
+  /** Its lossless text, as it was read. */
+  text(index: number): string
+}
+
+/** What to select of an {@link Incoming} to have its rows. */
+export function selected(content: Content): readonly string[] {
+  return 'text' in content ? [content.text] : content.columns
+}
+
+/** The rows of that, column by column. None is made into an object whose text is all that is asked for, where DuckDB has it. */
+export function readRows(content: Content, columns: readonly (readonly unknown[])[], count: number): Rows {
+  if ('text' in content) {
+    const texts = columns[0] as readonly string[]
+    return { row: (index) => decodeTexts([texts[index]!])[0]!, text: (index) => texts[index]! }
+  }
+  const rows = content.rows(columns, count)
+  const texts: string[] = []
+  return { row: (index) => rows[index]!, text: (index) => (texts[index] ??= losslessText(rows[index]!)) }
 }

@@ -17,7 +17,7 @@ import {
   streamed,
 } from './duckdb.js'
 import { ConfigError } from './errors.js'
-import type { Incoming } from './incoming.js'
+import { type Incoming, type Rows, readRows, selected } from './incoming.js'
 import { type MakeRecord, Unfit } from './record.js'
 import { loadSnapshot, madeFrom, writeSnapshot } from './snapshot.js'
 import { NotModified, type Sifted } from './source.js'
@@ -59,7 +59,7 @@ export interface PlanOptions {
   /** Fields by which the destination finds its object. */
   readonly match: readonly string[]
   readonly make: MakeRecord
-  /** Records are the rows as they are, where they can be made at all. */
+  /** A row that has a key is its own record, which is found by that key. */
   readonly asTheyAre: boolean
   /** What the records are made by. */
   readonly version: string
@@ -487,8 +487,8 @@ async function writeMade(
   allAreNew: boolean,
   lines: LineFile,
 ): Promise<boolean> {
-  const { incoming, keep, match, make, asTheyAre, full, again } = options
-  const { staged } = incoming
+  const { incoming, keep, full, again } = options
+  const { content, staged } = incoming
   let line = 0
   let apart = false
   for await (const { count, columns } of streamed(
@@ -496,33 +496,20 @@ async function writeMade(
     await wantedRows(database.connection, incoming, allAreNew),
   )) {
     const [ns, carried, keys, his, los, knowns, dirties, befores, trieds, tries, remoteIds, landings, held] = columns
-    const rows = incoming.rows(columns.slice(13), count)
-    const texts = staged ? [] : rows.map(losslessText)
-    const first = staged ? undefined : await keep?.(texts.map((text, index) => rowLine(keys![index], text)))
+    const rows = readRows(content, columns.slice(13), count)
+    const first = staged ? undefined : await keep?.(keys!.map((key, index) => rowLine(key, rows.text(index))))
     for (let index = 0; index < count; index++) {
-      const row = rows[index]!
       const key: string | null = keys![index]
-      const making = make(row, key ?? undefined)
-      const made = kept(making instanceof Promise ? await making : making, asTheyAre ? texts[index] : undefined)
-      const { problem } = made
-      const text = problem === null ? made.text : losslessText(row)
+      const making = keptOf(rows, index, key, options)
+      const { text, other, problem } = making instanceof Promise ? await making : making
       const isKnown = knowns![index] === true
       const isDirty = dirties![index] === true
       const before: string | null = befores![index]
       const isHeld = held![index] !== null
       const waits = tries![index] >= mostTries && trieds![index] === triedOf(text, problem) && !triesAgain(again, key)
-      const same =
-        problem === null &&
-        isKnown &&
-        !isDirty &&
-        !full &&
-        before !== null &&
-        isSame(before, text, asTheyAre ? row : undefined)
+      const same = problem === null && isKnown && !isDirty && !full && before !== null && isSame(before, text)
       // what may have been applied stays an item, for its batch to be told of
       const kind: Kind = same && !isHeld ? 'same' : waits && !isHeld ? 'waiting' : isKnown ? 'update' : 'insert'
-      const matched = problem === null && match.length > 0 ? keyOf(made.record, match) : undefined
-      // none stands for the key's own text, which is there already
-      const other = problem === null && match.length > 0 && matched !== key ? (matched ?? '') : null
       if (other !== null) apart = true
       const written = lines.add(
         madeLine({
@@ -550,10 +537,10 @@ async function writeMade(
 }
 
 /** The rows that are wanted in their order, and what is known of their keys. */
-async function wantedRows(connection: DuckDBConnection, { payload }: Incoming, allAreNew: boolean): Promise<string> {
+async function wantedRows(connection: DuckDBConnection, { content }: Incoming, allAreNew: boolean): Promise<string> {
   const known = ['known', 'dirty', 'record', 'tried', 'tries', 'remote_id', 'landing'].map((column) => `s.${column}`)
   // as texts, which they become anyhow: a bigint on the way costs more
-  const select = `select i.n, i.carried, i.key, i.hi::varchar, i.lo::varchar, ${known.join()}, h.batch, ${payload.map((column) => `i.${column}`).join()}`
+  const select = `select i.n, i.carried, i.key, i.hi::varchar, i.lo::varchar, ${known.join()}, h.batch, ${selected(content).join()}`
   if (allAreNew && (await countOf(connection, 'open_item')) === 0) {
     // the first load: they come in their order, and need not be sorted
     return `${select} from incoming i left join suspect s on false left join held h on false`
@@ -749,24 +736,38 @@ async function closedLetters(connection: DuckDBConnection, { state, complete }: 
   return closed.map(({ key }) => key)
 }
 
-/** Whether two records say the same, as they are kept; `record`: what is kept as the second, where nothing of it is left out. */
-function isSame(one: string, other: string, record: AnyRow | undefined): boolean {
+/** Whether two records say the same, as they are kept. */
+function isSame(one: string, other: string): boolean {
   if (one === other) return true
   if (surelyDiffer(one, other)) return false
-  const [before, after = record] = decodeTexts(record ? [one] : [one, other])
+  const [before, after] = decodeTexts([one, other])
   return areSame(before!, after!)
 }
 
-type Kept = { readonly problem: null; readonly record: AnyRow; readonly text: string } | { readonly problem: string }
+/** A record as the plan keeps it, or a row of which none can be made. */
+interface Kept {
+  readonly text: string
+  /** What the record holds in the fields by which the destination finds its object, where that is not the key. */
+  readonly other: string | null
+  readonly problem: string | null
+}
 
-/** A record as the plan keeps it. */
-function kept(made: object | Unfit, text: string | undefined): Kept {
-  if (made instanceof Unfit) return { problem: wellFormed(made.problem) }
-  try {
-    return { problem: null, record: made, text: text ?? losslessText(made) }
-  } catch (error) {
-    return { problem: `the record ${wellFormed(messageOf(error))}` }
+function keptOf(rows: Rows, index: number, key: string | null, options: PlanOptions): Kept | Promise<Kept> {
+  const { asTheyAre, make, match } = options
+  if (asTheyAre && key !== null) return { text: rows.text(index), other: null, problem: null }
+  const row = rows.row(index)
+  const unfit = (problem: string): Kept => ({ text: rows.text(index), other: null, problem: wellFormed(problem) })
+  const kept = (made: object | Unfit): Kept => {
+    if (made instanceof Unfit) return unfit(made.problem)
+    try {
+      const matched = match.length > 0 ? (keyOf(made, match) ?? '') : key
+      return { text: losslessText(made), other: matched === key ? null : matched, problem: null }
+    } catch (error) {
+      return unfit(`the record ${messageOf(error)}`)
+    }
   }
+  const made = make(row, key ?? undefined)
+  return made instanceof Promise ? made.then(kept) : kept(made)
 }
 
 /** Half of a surrogate pair alone is no text to a database. */

@@ -756,7 +756,8 @@ export function comparisonOf(
   // what is to be deleted one day must be found again
   const needed = deletes ? match : (destination.match ?? [])
   const make = recordMaker({ destination, key, cursor: cursor?.column, map, needed })
-  const asTheyAre = !map && !destination.record
+  const byKey = match.length === 0 || isDeepStrictEqual(match, key)
+  const asTheyAre = byKey && !map && !destination.record && !cursor
   return { where: name, key, operation, deletes, match, make, asTheyAre, version }
 }
 

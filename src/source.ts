@@ -87,18 +87,24 @@ export interface BulkReading extends Reading {
 
 /** Rows that DuckDB reads from files. */
 export interface Bulk {
-  /** A select: `key` (the canonical text, or null), `hi` and `lo` (the fingerprint), and the columns of `payload`. */
+  /** A select: `key` (the canonical text, or null), `hi` and `lo` (the fingerprint), and the columns of `content`. */
   readonly relation: string
-  readonly payload: readonly string[]
+  readonly content: Content
   /** By which rows are in their order. */
   readonly place: string
   /** Where rows with known fingerprints were left out: what was counted, and a select of the fingerprints that no row has. */
   readonly sifted?: { readonly counts: Sifted; readonly missed: string } | undefined
   /** By which the source can tell later whether its rows are still the same. */
   readonly etag?: string | undefined
-  /** The rows of a chunk of payload, column by column. */
-  rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
 }
+
+/** What rows hold: an expression in SQL of their lossless texts, or columns of which `rows` makes them, a chunk at a time. */
+export type Content =
+  | { readonly text: string }
+  | {
+      readonly columns: readonly string[]
+      rows(columns: readonly (readonly unknown[])[], count: number): AnyRow[]
+    }
 
 /** The source has the rows that it had, so many. */
 export class NotModified {

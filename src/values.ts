@@ -124,7 +124,7 @@ function digits(text: string, start: number, end: number): number {
 // ---- the stage's encoding: JSON, with a tagged object for each value that JSON would bend ------------------
 
 /** Marks an object that stands for another value; an object that owns this key itself is wrapped. */
-const tag = '$'
+export const tag = '$'
 const tagText = JSON.stringify(tag)
 
 /**

@@ -1,5 +1,7 @@
 import { DuckDBDecimalLogicalType, type DuckDBLogicalType, DuckDBTypeId } from '@duckdb/node-api'
+import { tag } from '../values.js'
 import { latest } from './exact.js'
+import { literal } from './sql.js'
 
 // Values of columns as texts that DuckDB makes, where no object is wanted of a row.
 
@@ -60,6 +62,15 @@ export function keyText({ typeId, alias }: DuckDBLogicalType, column: string): s
   return isText ? `to_json(${column}::varchar)::varchar` : undefined
 }
 
+/** A lossless text of a row in SQL, of the texts of its columns; `undefined` where one is missing. */
+export function rowText(
+  columns: readonly { readonly name: string; readonly text: string | undefined }[],
+): string | undefined {
+  // an object with such a column is kept within another
+  if (columns.some(({ name, text }) => name === tag || text === undefined)) return undefined
+  return `json_object(${columns.map(({ name, text }) => `${literal(name)}, ${text}`).join()})::varchar`
+}
+
 /**
  * What `json_array` makes of a column's value in SQL for the stage: what the stage's own encoding makes of the value that
  * `converter` reads; `undefined` for types of which that is not known.
@@ -111,8 +122,8 @@ const asText: ReadonlySet<DuckDBTypeId> = new Set([
 ])
 
 /** What JSON would bend, as the stage has it. */
-function tagged(tag: string, column: string, text: string): string {
-  return `case when ${column} is not null then json_object('$', '${tag}', 'v', ${text}) end`
+function tagged(kind: string, column: string, text: string): string {
+  return `case when ${column} is not null then json_object(${literal(tag)}, '${kind}', 'v', ${text}) end`
 }
 
 function number(column: string): string {
@@ -127,7 +138,8 @@ function timestamp(column: string): string {
 
 /** With a sign and six digits for the years that ISO 8601 does not write with four; as text where no `Date` reaches. */
 function instant(column: string): string {
-  const utc = `${column}::timestamp`
+  // whatever time zone the query runs in
+  const utc = `(${column} at time zone 'UTC')`
   const extended = `printf('%+07d', year(${utc})) || strftime(${utc}, '-%m-%dT%H:%M:%S.%f')`
   const iso = `case when year(${utc}) between 1 and 9999 then ${timestamp(utc)} else ${extended} end || 'Z'`
   const text = `${timestamp(utc)} || case when isfinite(${utc}) then 'Z' else '' end`

@@ -15,7 +15,7 @@ import { refuseOthers } from '../options.js'
 import type { Out, Schema } from '../schema.js'
 import { type Bulk, type BulkReading, createSource, Encodable, type Reading, type Source } from '../source.js'
 import { type AnyRow, encodeTexts } from '../values.js'
-import { distinctText, keyText, stagedText } from './duckdb-texts.js'
+import { distinctText, keyText, rowText, stagedText } from './duckdb-texts.js'
 import { type Converter, chunksOf, columnOf, converter, rowsOf } from './duckdb-values.js'
 import { metOnce, sift } from './sift.js'
 import {
@@ -104,16 +104,19 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const blank = blankRow(columns, actor)
     const shape = columns.map(({ name, logical }) => [name, String(logical)])
     describe(columns, reading)
-    const payload = names.map((_, index) => `c${index}`)
+    const places = names.map((_, index) => `c${index}`)
     const whole = distinctText(
       columns.map(({ logical }) => logical),
-      payload,
+      places,
     )
     const parts = key.map((column) => keyText(columns[names.indexOf(column)]!.logical, `c${names.indexOf(column)}`))
     if (whole === undefined || parts.includes(undefined)) return undefined
+    const text = rowText(
+      columns.map(({ name, logical }, index) => ({ name, text: stagedText(logical, places[index]!) })),
+    )
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
     const all = fingerprinted(renamed, whole, version + JSON.stringify(shape))
-    const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${payload.join()} from (${all})`
+    const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${places.join()} from (${all})`
     signal.throwIfAborted()
     const keep = (name: string, select: string) => connection.run(`create temp table ${name} as ${select}`)
     const counts = known === undefined ? undefined : await sift(connection, relation, known, 'temp', keep)
@@ -129,9 +132,11 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     return {
       relation: await write('incoming', told ? 'select * exclude (place) from spillway_news order by place' : relation),
       sifted: told ? { counts, missed: await write('missed', 'from spillway_missed') } : undefined,
-      payload,
+      content:
+        text === undefined
+          ? { columns: places, rows: (values, count) => assembled(values, columns, blank, count) }
+          : { text },
       place: 'file_row_number',
-      rows: (values, count) => assembled(values, columns, blank, count),
     }
   } catch (error) {
     throw explained(error, signal)

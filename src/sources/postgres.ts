@@ -179,10 +179,9 @@ async function bulk(
   const blank = blankRow(all, actor)
   return {
     relation: fingerprinted(lines, 'line', version + shape),
-    payload: ['line'],
+    content: { columns: ['line'], rows: ([texts]) => filled(blank, all, (texts as string[]).map(copyColumns)) },
     place: 'row_number() over ()',
     etag: copy.etag,
-    rows: ([texts]) => filled(blank, all, (texts as string[]).map(copyColumns)),
   }
 }
 

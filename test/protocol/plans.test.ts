@@ -270,10 +270,9 @@ function told(rows: readonly Row[]): SourceDefinition['bulk'] {
     const select = rows.length > 0 ? `select * from (values ${lines.join()}) t (key, line)` : nothing
     return {
       relation: fingerprinted(select, 'line', version),
-      payload: ['line'],
+      content: { text: 'line' },
       place: 'row_number() over ()',
       etag: now,
-      rows: ([texts]) => texts!.map((line) => JSON.parse(line as string)),
     }
   }
 }

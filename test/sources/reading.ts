@@ -1,9 +1,14 @@
 import { execFile } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect } from 'vitest'
+import { openDuckdb, streamed } from '../../src/duckdb.js'
 import { createHttp } from '../../src/http.js'
-import { Encodable, type Reading, type Source, sourceOf } from '../../src/source.js'
+import { readRows, selected } from '../../src/incoming.js'
+import { type BulkReading, Encodable, NotModified, type Reading, type Source, sourceOf } from '../../src/source.js'
 import { type AnyRow, type Column, decodeTable, losslessText } from '../../src/values.js'
 
 /** What the engine gives a source; a test says what is different. */
@@ -26,13 +31,50 @@ export async function readAll(
   const rows: AnyRow[] = []
   let columns: readonly Column[] = []
   for await (const batch of batchesOf(source, { describe: (told) => (columns = told), ...given })) rows.push(...batch)
-  const staged = given.cursor === undefined ? await readEncoded(source) : undefined
-  if (staged) {
-    const [said, meant] = [staged.rows, rows].map((some) => some.map(losslessText))
+  if (given.cursor !== undefined) return { rows, columns }
+  for (const other of [await readEncoded(source), await readAtOnce(source, columns)]) {
+    if (!other) continue
+    const [said, meant] = [other.rows, rows].map((some) => some.map(losslessText))
     const differs = meant!.findIndex((text, index) => text !== said![index])
-    expect([said![differs], said!.length, staged.columns]).toEqual([meant![differs], meant!.length, columns])
+    expect([said![differs], said!.length, other.columns]).toEqual([meant![differs], meant!.length, columns])
   }
   return { rows, columns }
+}
+
+/**
+ * The same as a comparison has it, of a source that can be read at once by one of its columns; the comparison's machine is in
+ * another time zone. `written`: DuckDB writes what the rows hold.
+ */
+export async function readAtOnce(
+  source: Source<object>,
+  columns: readonly Column[],
+): Promise<{ rows: AnyRow[]; columns: readonly Column[]; written: boolean } | undefined> {
+  const { bulk } = sourceOf(source, 'test')
+  if (!bulk) return undefined
+  const folder = await mkdtemp(join(tmpdir(), 'at-once-'))
+  const database = await openDuckdb(join(folder, 'spill'))
+  try {
+    let told: readonly Column[] = []
+    const how = { folder, version: '', known: undefined, etag: undefined }
+    const gather: BulkReading['gather'] = (bring) => bring(folder, new AbortController().signal)
+    const common = { ...reading({ describe: (columns) => (told = columns) }), ...how, gather }
+    for (const { name } of columns) {
+      const found = await bulk({ ...common, key: [name] })
+      if (!found || found instanceof NotModified) continue
+      await database.connection.run("set global TimeZone = 'America/New_York'")
+      const select = `select ${selected(found.content).join()} from (select *, ${found.place} as place from (${found.relation})) order by place`
+      const rows: AnyRow[] = []
+      for await (const { columns, count } of streamed(database, select)) {
+        const { row } = readRows(found.content, columns, count)
+        for (let index = 0; index < count; index++) rows.push(row(index))
+      }
+      return { rows, columns: told, written: 'text' in found.content }
+    }
+    return undefined
+  } finally {
+    await database.close()
+    await rm(folder, { recursive: true })
+  }
 }
 
 /** The same as the stage would give it back, of a source that can write what is kept there. */
