@@ -140,16 +140,35 @@ export async function copyDurably(
   }
 }
 
-/** The bytes of a row of these Parquet files before compression, of the file where they are most. */
-export async function rowBytesIn(connection: DuckDBConnection, files: readonly string[]): Promise<number> {
-  if (files.length === 0) return 0
-  const [widest] = await rowsOf<{ bytes: number | null }>(
+/** A column of a Parquet file, by the account of the file itself. */
+export interface FileColumn {
+  readonly file: string
+  readonly name: string
+  /** Bytes of a value before compression, on average. */
+  readonly bytes: number
+  /** Whether every row surely has the same value: `value`, as text. Only of nulls, booleans and short integers that is known. */
+  readonly same: boolean
+  readonly value: string | null
+}
+
+/** The columns of those Parquet files that have rows. */
+export async function columnsIn(connection: DuckDBConnection, files: readonly string[]): Promise<FileColumn[]> {
+  if (files.length === 0) return []
+  return rowsOf(
     connection,
-    `select max(bytes) as bytes from (
-       select sum(total_uncompressed_size) * count(distinct path_in_schema) / sum(row_group_num_rows) as bytes
-       from parquet_metadata([${files.map(literal).join()}]) group by file_name)`,
+    `select file_name as file, path_in_schema as name, sum(total_uncompressed_size) / sum(num_values) as bytes,
+       sum(stats_null_count) = sum(num_values) or any_value(type) in ('BOOLEAN', 'INT32') and count(distinct stats_min_value) = 1
+         and bool_and(coalesce(stats_null_count = 0 and stats_min_value = stats_max_value, false)) as same,
+       any_value(stats_min_value) as value
+     from parquet_metadata([${files.map(literal).join()}]) group by all`,
   )
-  return widest!.bytes ?? 0
+}
+
+/** The bytes of a row before compression, in the file where they are most. */
+export function widthOf(columns: readonly FileColumn[]): number {
+  const widths = new Map<string, number>()
+  for (const { file, bytes } of columns) widths.set(file, (widths.get(file) ?? 0) + bytes)
+  return Math.max(0, ...widths.values())
 }
 
 /** The columns of a query's chunks, each an array of values, while other queries go on. */

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { DuckDBConnection } from '@duckdb/node-api'
-import { allowFor, copyDurably, countOf, type Duckdb, fill, rowBytesIn } from './duckdb.js'
+import { allowFor, columnsIn, copyDurably, countOf, type Duckdb, type FileColumn, fill, widthOf } from './duckdb.js'
 import { literal } from './sources/sql.js'
 import type { PlanCounts, SnapshotFile, SnapshotRow, SourceAsRead, SyncState } from './state/state.js'
 
@@ -17,11 +17,27 @@ import type { PlanCounts, SnapshotFile, SnapshotRow, SourceAsRead, SyncState } f
 //   tried      fingerprint of what was refused last, and `tries`, in how many plans in a row
 // In `recent`, a key of which nothing is known hides what `base` says of it.
 
-const columns = 'key, known, dirty, hi, lo, record, other, remote_id, landing, tried, tries'
-const line = (
-  key: string,
-) => `${key} as key, false as known, false as dirty, null::ubigint as hi, null::ubigint as lo, null::varchar as record,
-  null::varchar as other, null::varchar as remote_id, null::bigint as landing, null::varchar as tried, 0 as tries`
+const types = {
+  key: 'varchar',
+  known: 'boolean',
+  dirty: 'boolean',
+  hi: 'ubigint',
+  lo: 'ubigint',
+  record: 'varchar',
+  other: 'varchar',
+  remote_id: 'varchar',
+  landing: 'bigint',
+  tried: 'varchar',
+  tries: 'integer',
+}
+const columns = Object.keys(types).join()
+/** A line of which nothing is known but the key. */
+const line = (key: string) => {
+  const values: { readonly [name: string]: string } = { key, known: 'false', dirty: 'false', tries: '0' }
+  return Object.entries(types)
+    .map(([name, type]) => `${values[name] ?? 'null'}::${type} as ${name}`)
+    .join()
+}
 const nothing = `select ${line('null::varchar')} where false`
 const something = 'known or dirty or tries > 0'
 
@@ -34,12 +50,13 @@ const largestRecent = 0.25
  */
 export async function loadSnapshot(connection: DuckDBConnection, state: SyncState): Promise<number> {
   await state.intact()
-  const rowBytes = await keptBytes(connection, state)
+  const kept = await keptIn(connection, state)
+  const rowBytes = widthOf(kept)
   await allowFor(connection, rowBytes)
   const plan = state.plan && literal(join(state.folder, state.plan.file))
-  const recent = linesOf(state, state.snapshot.recent)
+  const recent = linesOf(state, state.snapshot.recent, kept)
   const ledger = plan ? await loadLedger(connection, state) : undefined
-  const written = writtenIn(state)
+  const written = writtenIn(state, kept)
   if (!ledger) {
     await connection.run(`
       create view written as ${written};
@@ -83,14 +100,22 @@ export async function loadSnapshot(connection: DuckDBConnection, state: SyncStat
 }
 
 /** What the files say. */
-function writtenIn(state: SyncState): string {
+function writtenIn(state: SyncState, kept: readonly FileColumn[]): string {
   const { base, recent } = state.snapshot
-  const [all, newer] = [linesOf(state, base), linesOf(state, recent)]
+  const [all, newer] = [linesOf(state, base, kept), linesOf(state, recent, kept)]
   return recent ? `from (${all}) anti join (${newer}) using (key) union all ${newer}` : all
 }
 
-function linesOf(state: SyncState, part: SnapshotFile | undefined): string {
-  return part ? `select ${columns} from read_parquet(${literal(join(state.folder, part.file))})` : nothing
+/** The lines of a file. Most of its columns say the same of every key, as a rule: those are not read. */
+function linesOf({ folder }: SyncState, part: SnapshotFile | undefined, kept: readonly FileColumn[]): string {
+  if (!part) return nothing
+  const file = join(folder, part.file)
+  const same = new Map(kept.flatMap((one) => (one.file === file && one.same ? [[one.name, one.value]] : [])))
+  const selected = Object.entries(types).map(([name, type]) => {
+    const value = same.get(name)
+    return value === undefined ? name : `${value === null ? 'null' : literal(value)}::${type} as ${name}`
+  })
+  return `select ${selected.join()} from read_parquet(${literal(file)})`
 }
 
 /**
@@ -99,7 +124,7 @@ function linesOf(state: SyncState, part: SnapshotFile | undefined): string {
  */
 export function knownFingerprints(state: SyncState): string | undefined {
   const { base } = state.snapshot
-  return base && !state.plan ? `select hi, lo from (${writtenIn(state)}) where known and not dirty` : undefined
+  return base && !state.plan ? `select hi, lo from (${writtenIn(state, [])}) where known and not dirty` : undefined
 }
 
 /**
@@ -210,7 +235,7 @@ export async function writeSnapshot(
   // without an old plan nothing was learnt since
   if (!state.plan && !forgets) return state.snapshot
   const rest = forgets ? ' anti join forgotten using (key)' : ''
-  const rowBytes = await keptBytes(connection, state)
+  const rowBytes = widthOf(await keptIn(connection, state))
   const write = async (part: string, select: string): Promise<SnapshotFile> => {
     const file = `snapshot-${part}-${name}`
     await copyDurably(connection, join(state.folder, file), select, { rowBytes, ordered: false })
@@ -236,10 +261,10 @@ export function madeFrom({ version, etag, waiting, waitingDeletes }: PlanCounts)
   return etag !== undefined && waiting + waitingDeletes === 0 ? { version, etag } : undefined
 }
 
-/** The bytes of a row in the files that tell what was delivered, about. */
-function keptBytes(connection: DuckDBConnection, { folder, snapshot, plan }: SyncState): Promise<number> {
+/** The columns of the files that tell what was delivered. */
+function keptIn(connection: DuckDBConnection, { folder, snapshot, plan }: SyncState): Promise<FileColumn[]> {
   const files = [snapshot.base, snapshot.recent, plan].flatMap((one) => (one ? join(folder, one.file) : []))
-  return rowBytesIn(connection, files)
+  return columnsIn(connection, files)
 }
 
 function replaced(state: SyncState): boolean {

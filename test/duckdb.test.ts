@@ -2,7 +2,17 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
-import { allowFor, copyTo, type Duckdb, LineFile, openDuckdb, roomless, rowBytesIn, rowsOf } from '../src/duckdb.js'
+import {
+  allowFor,
+  columnsIn,
+  copyTo,
+  type Duckdb,
+  LineFile,
+  openDuckdb,
+  roomless,
+  rowsOf,
+  widthOf,
+} from '../src/duckdb.js'
 import { ConfigError } from '../src/errors.js'
 
 let folder: string
@@ -26,8 +36,40 @@ async function written(count: number, width: number, rowBytes: number, ordered: 
     database.connection,
     `select distinct row_group_num_rows as n from parquet_metadata('${file}') order by n desc`,
   )
-  return { together: Number(groups[0]!.n), width: await rowBytesIn(database.connection, [file]), file }
+  return { together: Number(groups[0]!.n), width: widthOf(await columnsIn(database.connection, [file])), file }
 }
+
+describe('a file', () => {
+  it('tells which of its columns have the same value in every row, of all its groups of rows', async () => {
+    const file = join(folder, 'same.parquet')
+    const columns = {
+      none: 'null::varchar',
+      some: "case i when 5000 then 'x' end",
+      yes: 'true',
+      no: 'false',
+      mixed: 'i < 5000',
+      zero: '0',
+      // in each group one value, and in some of them the least and the greatest as texts
+      groups: 'case when i < 4096 then 9 else 10 end',
+      tens: 'case i when 0 then 10 else 9 end',
+      holes: 'case when i % 2 = 0 then 7 end',
+      long: '7::bigint',
+      text: "'x'",
+    }
+    const select = Object.entries(columns).map(([name, value]) => `${value} as ${name}`)
+    const shape = { rowBytes: 8_192, ordered: true }
+    await copyTo(database.connection, file, `select ${select.join()} from range(8192) t(i)`, shape)
+    const same = (await columnsIn(database.connection, [file])).filter((column) => column.same)
+    expect(Object.fromEntries(same.map(({ name, value }) => [name, value]))).toEqual({
+      none: null,
+      yes: 'true',
+      no: 'false',
+      zero: '0',
+    })
+    await copyTo(database.connection, file, 'select 1 as a where false', shape)
+    expect(await columnsIn(database.connection, [file])).toEqual([])
+  })
+})
 
 describe('a file of wide rows', () => {
   it('is written few rows at a time, for DuckDB holds these in memory', async () => {

@@ -45,9 +45,10 @@ export function distinctText(types: readonly DuckDBLogicalType[], columns: reado
 const parting = 'chr(31)'
 
 function distinctPart({ typeId }: DuckDBLogicalType, column: string): string | undefined {
-  // before a text, its length: so it may hold what parts them
+  // a text that holds what parts them has its length before it
   if (typeId === DuckDBTypeId.VARCHAR || typeId === DuckDBTypeId.ENUM) {
-    return `coalesce(strlen(${column}::varchar), -1), ${parting}, ${column}::varchar`
+    const text = `${column}::varchar`
+    return `case when ${column} is null then '-' when contains(${text}, ${parting}) then strlen(${text}) || ${parting} else '+' end, ${text}`
   }
   if (typeId === DuckDBTypeId.BLOB) return `coalesce(hex(${column}), '-')`
   return plain.has(typeId) ? `coalesce(${column}::varchar, '-')` : undefined

@@ -116,21 +116,21 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     )
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
     const all = fingerprinted(renamed, whole, version + JSON.stringify(shape))
-    const relation = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${places.join()} from (${all})`
+    const keyed = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${places.join()}`
     signal.throwIfAborted()
     const keep = (name: string, select: string) => connection.run(`create temp table ${name} as ${select}`)
-    const counts = known === undefined ? undefined : await sift(connection, relation, known, 'temp', keep)
+    const counts = known === undefined ? undefined : await sift(connection, all, known, 'temp', keep)
     // when some came twice, the comparison must see all to name them
     const told = counts && metOnce(counts)
     const write = async (name: string, select: string): Promise<string> => {
       const file = literal(join(folder, `${name}.parquet`))
       await connection.run(
-        `copy (${select}) to ${file} (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false)`,
+        `copy (${select}) to ${file} (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false, row_group_size 20480)`,
       )
       return `from read_parquet(${file}, file_row_number = true)`
     }
     return {
-      relation: await write('incoming', told ? 'select * exclude (place) from spillway_news order by place' : relation),
+      relation: await write('incoming', `${keyed} from ${told ? 'spillway_news order by place' : `(${all})`}`),
       sifted: told ? { counts, missed: await write('missed', 'from spillway_missed') } : undefined,
       content:
         text === undefined
