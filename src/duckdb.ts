@@ -250,10 +250,14 @@ export class LineFile {
     return linesIn(columns, { files: [this.#path], longest: this.#longest, bytes: this.#bytes })
   }
 
+  async #open(): Promise<FileHandle> {
+    await mkdir(dirname(this.#path), { recursive: true })
+    return open(this.#path, 'w')
+  }
+
   async #flush(): Promise<void> {
     try {
-      await mkdir(dirname(this.#path), { recursive: true })
-      this.#file ??= await open(this.#path, 'w')
+      this.#file ??= await this.#open()
       await this.#file.appendFile(this.#page.subarray(0, this.#filled))
     } catch (error) {
       throw explained(error, this.#path)

@@ -122,16 +122,17 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const counts = known === undefined ? undefined : await sift(connection, all, known, 'temp', keep)
     // when some came twice, the comparison must see all to name them
     const told = counts && metOnce(counts)
-    const write = async (name: string, select: string): Promise<string> => {
+    const write = async (name: string, select: string, rows = Number.POSITIVE_INFINITY): Promise<string> => {
       const file = literal(join(folder, `${name}.parquet`))
       await connection.run(
-        `copy (${select}) to ${file} (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false, row_group_size 20480)`,
+        `copy (${select}) to ${file} (format parquet, compression lz4_raw, dictionary_size_limit 1, write_bloom_filter false, row_group_size ${groupOf(rows)})`,
       )
       return `from read_parquet(${file}, file_row_number = true)`
     }
+    const news = `${keyed} from spillway_news order by place`
     return {
-      relation: await write('incoming', `${keyed} from ${told ? 'spillway_news order by place' : `(${all})`}`),
-      sifted: told ? { counts, missed: await write('missed', 'from spillway_missed') } : undefined,
+      relation: told ? await write('incoming', news, counts.news) : await write('incoming', `${keyed} from (${all})`),
+      sifted: told ? { counts, missed: await write('missed', 'from spillway_missed', counts.missed) } : undefined,
       content:
         text === undefined
           ? { columns: places, rows: (values, count) => assembled(values, columns, blank, count) }
@@ -143,6 +144,11 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
   } finally {
     close()
   }
+}
+
+/** Rows that are written together, of so many: DuckDB reads such groups side by side, and holds some of them while it writes. */
+function groupOf(rows: number): number {
+  return Math.min(122_880, Math.max(2_048, Math.ceil(rows / 8)))
 }
 
 /** Opens a database, whose queries end with the signal and know no other time zone than UTC. */
