@@ -65,7 +65,7 @@ export function bulk(bulk: Bulk | NotModified): Incoming | NotModified {
 /** Rows of a chunk. */
 export interface Rows {
   row(index: number): AnyRow
-  /** Its lossless text, as it was read. */
+  /** Its lossless text, the same whoever has written it. */
   text(index: number): string
 }
 
@@ -74,11 +74,15 @@ export function selected(content: Content): readonly string[] {
   return 'text' in content ? [content.text] : content.columns
 }
 
+/** Perhaps in a text that DuckDB has written, and not in one of JavaScript's: an escape in upper case, 1e21, 1e15 with a point. */
+const foreign = /\\u00|:-?[\d.]+(?:e\d|\.0[,}])/
+
 /** The rows of that, column by column. None is made into an object whose text is all that is asked for, where DuckDB has it. */
 export function readRows(content: Content, columns: readonly (readonly unknown[])[], count: number): Rows {
   if ('text' in content) {
     const texts = columns[0] as readonly string[]
-    return { row: (index) => decodeTexts([texts[index]!])[0]!, text: (index) => texts[index]! }
+    const row = (index: number): AnyRow => decodeTexts([texts[index]!])[0]!
+    return { row, text: (index) => (foreign.test(texts[index]!) ? losslessText(row(index)) : texts[index]!) }
   }
   const rows = content.rows(columns, count)
   const texts: string[] = []

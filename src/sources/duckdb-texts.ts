@@ -63,7 +63,10 @@ export function keyText({ typeId, alias }: DuckDBLogicalType, column: string): s
   return isText ? `to_json(${column}::varchar)::varchar` : undefined
 }
 
-/** A lossless text of a row in SQL, of the texts of its columns; `undefined` where one is missing. */
+/**
+ * The lossless text of a row in SQL, of the texts of its columns in the order of an object's; `undefined` where one is missing.
+ * Numbers and escapes that are written in another way than JavaScript's are left to who reads it.
+ */
 export function rowText(
   columns: readonly { readonly name: string; readonly text: string | undefined }[],
 ): string | undefined {
@@ -129,7 +132,10 @@ function tagged(kind: string, column: string, text: string): string {
 
 function number(column: string): string {
   const odd = `case when isnan(${column}) then 'NaN' when ${column} > 0 then 'Infinity' else '-Infinity' end`
-  return `case when isfinite(${column}) then to_json(${column}) else ${tagged('number', column, odd)} end`
+  const zero = `case when ${column}::varchar = '0.0' then to_json(0) else ${tagged('number', column, "'-0'")} end`
+  // without a point, as JavaScript writes them
+  return `case when ${column} = 0 then ${zero} when abs(${column}) < 1e15 and ${column} = trunc(${column}) then to_json(${column}::bigint)
+    when isfinite(${column}) then to_json(${column}) else ${tagged('number', column, odd)} end`
 }
 
 /** 2026-01-31T02:30:00.123456, or 0044-03-15 (BC)T02:30:00. */
@@ -137,12 +143,13 @@ function timestamp(column: string): string {
   return `replace(replace(${column}::varchar, ' ', 'T'), 'T(BC)', ' (BC)')`
 }
 
-/** With a sign and six digits for the years that ISO 8601 does not write with four; as text where no `Date` reaches. */
+/** As `Date` writes it, with microseconds where there are any; as text where no `Date` reaches. */
 function instant(column: string): string {
   // whatever time zone the query runs in
   const utc = `(${column} at time zone 'UTC')`
-  const extended = `printf('%+07d', year(${utc})) || strftime(${utc}, '-%m-%dT%H:%M:%S.%f')`
-  const iso = `case when year(${utc}) between 1 and 9999 then ${timestamp(utc)} else ${extended} end || 'Z'`
+  const year = `printf(case when year(${utc}) between 0 and 9999 then '%04d' else '%+07d' end, year(${utc}))`
+  const rest = (digits: string) => `strftime(${utc}, '-%m-%dT%H:%M:%S.${digits}Z')`
+  const iso = `${year} || case when microsecond(${utc}) % 1000 = 0 then ${rest('%g')} else ${rest('%f')} end`
   const text = `${timestamp(utc)} || case when isfinite(${utc}) then 'Z' else '' end`
   const isDate = `isfinite(${utc}) and epoch_us(${utc}) between -${latest} and ${latest}`
   return `case when ${isDate} then ${tagged('instant', column, iso)} else to_json(${text}) end`

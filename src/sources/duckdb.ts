@@ -112,7 +112,10 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     const parts = key.map((column) => keyText(columns[names.indexOf(column)]!.logical, `c${names.indexOf(column)}`))
     if (whole === undefined || parts.includes(undefined)) return undefined
     const text = rowText(
-      columns.map(({ name, logical }, index) => ({ name, text: stagedText(logical, places[index]!) })),
+      inOrder(columns, actor).map((column) => {
+        const { name, logical } = column
+        return { name, text: stagedText(logical, places[columns.indexOf(column)]!) }
+      }),
     )
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
     const all = fingerprinted(renamed, whole, version + JSON.stringify(shape))

@@ -244,6 +244,18 @@ describe('values', () => {
     expect(rows).toHaveLength(5016)
   })
 
+  it('of any size are the same when DuckDB writes them', async () => {
+    const { rows } = await readAll(
+      duckdb({
+        query: `select 1 as id, x from (
+            select unnest([1e-6, 1.5e-6, 1e-7, 1e20, 1e21, 9.99e20, 123e18, 5e-324, 1.7976931348623157e308, -0.0, 0, 'inf', '-inf', 'nan', null]::double[]) as x
+            union all select (hash(n) / 18446744073709551615 - 0.5) * pow(10.0, n % 60 - 30) from range(6000) r(n)
+            union all select round((hash(n) / 18446744073709551615 - 0.5) * pow(10.0, n % 24)) from range(4000) r(n))`,
+      }),
+    )
+    expect(rows).toHaveLength(10_015)
+  })
+
   it('are whole texts, short and long, of any script, between nulls, across chunks', async () => {
     const { rows } = await readAll(
       duckdb({

@@ -17,6 +17,7 @@ import {
   sqliteFile,
   type Table,
 } from '../support/tables.js'
+import { readAll, readAtOnce } from './reading.js'
 
 // Every kind of value changes alone, and is seen, wherever the rows come from; what says the same in another form is no change.
 // The same rows give the same plan from every source, and a sync may move from one to another without sending anything.
@@ -51,6 +52,7 @@ const changes: readonly Case[] = [
   ['a tab and its sign', 'text', 'a\tb', 'a\\tb'],
   ['line ends', 'text', 'a\nb', 'a\r\nb'],
   ['a control character', 'text', 'ab', 'a\u0001b'],
+  ['what could part columns', 'text', 'a\u001f-', 'a\u001f+'],
   ['quotes', 'text', '"a"', "'a'"],
   ['backslashes', 'text', '\\', '\\\\'],
   ['two ways to write é', 'text', '\u00e9', 'e\u0301'],
@@ -206,6 +208,25 @@ function everyKind(places: Places, held: Cases): void {
 }
 
 describe('every kind of value', () => everyKind(places, { changes, forms }))
+
+const nested = (kind: string) => kind === 'list'
+const unwritten = (kind: string) => ['list', 'json', 'exact', 'real'].includes(kind)
+
+describe.each([
+  ['compares', nested, false],
+  ['compares and writes', unwritten, true],
+])('every kind of value that DuckDB %s itself', (_, other, written) => {
+  const held = without(other)
+  const files: Places = { 'a DuckDB file': databaseFile, 'a Parquet file': parquetFile }
+  everyKind({ 'an array': array, ...files }, held)
+
+  it.each(Object.keys(files))('is read at once from %s', async (name) => {
+    const place = files[name]!(await stateFolder())
+    await place.write(table(held, 'before'))
+    const { columns } = await readAll(place.from())
+    expect(await readAtOnce(place.from(), columns)).toMatchObject({ written })
+  })
+})
 
 describe.runIf(hasMariadb())('every kind of value that MariaDB holds', () => {
   const server = mariadbOfFile()

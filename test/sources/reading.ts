@@ -65,8 +65,11 @@ export async function readAtOnce(
       const select = `select ${selected(found.content).join()} from (select *, ${found.place} as place from (${found.relation})) order by place`
       const rows: AnyRow[] = []
       for await (const { columns, count } of streamed(database, select)) {
-        const { row } = readRows(found.content, columns, count)
-        for (let index = 0; index < count; index++) rows.push(row(index))
+        const { row, text } = readRows(found.content, columns, count)
+        for (let index = 0; index < count; index++) {
+          rows.push(row(index))
+          if (text(index) !== losslessText(row(index))) expect(text(index)).toBe(losslessText(row(index)))
+        }
       }
       return { rows, columns: told, written: 'text' in found.content }
     }
