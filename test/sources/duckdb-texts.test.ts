@@ -7,8 +7,8 @@ it('the text of a row is that of no other row, whatever stands in its columns', 
   const text = [texts.map((text) => `'${text}'`), 'varchar'] as const
   const columns = {
     a: text,
-    b: [['1', '-1', '11'], 'integer'],
-    c: text,
+    b: text,
+    c: [['1', '-1', '11'], 'integer'],
     d: [["''::blob", "'-'::blob", "'\\x1F'::blob"], 'blob'],
     e: text,
   } as const
