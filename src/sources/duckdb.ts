@@ -47,8 +47,8 @@ const actor = 'duckdb'
 /**
  * The rows of a query over a DuckDB database, or over Parquet, CSV and JSON files. They stream, about 2,000 at a time. Where they
  * are compared with what was delivered, and neither `record` nor a cursor column is given, only rows that have changed are made
- * into objects (not where a column is a list, a struct or another nested type, or has 128 bits). In `append` DuckDB itself
- * writes what is staged (not where a column is nested, `json`, a float of 32 bits, an interval or a bit string).
+ * into objects (not where a column is a list, a struct or another nested type, or has 128 bits). What is staged, and records that
+ * are the rows as they are, DuckDB itself writes (not where a column is nested, `json`, a float of 32 bits, an interval or a bit string).
  *
  * Values keep what the database says. Integers of 64 bits and more are `bigint`, decimals exact strings; a date is
  * `'2026-01-31'`, a timestamp `'2026-01-31T02:30:00.123456'`, a timestamp with time zone a `Date` with its microseconds;

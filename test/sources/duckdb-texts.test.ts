@@ -3,7 +3,19 @@ import { expect, it } from 'vitest'
 import { distinctText } from '../../src/sources/duckdb-texts.js'
 
 it('the text of a row is that of no other row, whatever stands in its columns', async () => {
-  const texts = ['-', '+', '1', '1\u001f', '\u001f', '\u001f-', '\u001f+', '+\u001f-', '2\u001f\u001f\u001f', '']
+  const texts = [
+    '-',
+    '+',
+    '1',
+    '1\u001f',
+    '\u001f',
+    '\u001f-',
+    '\u001f+',
+    '+\u001f-',
+    '2\u001f\u001f\u001f',
+    '\u001f\u001f0\u001f\u001f',
+    '',
+  ]
   const text = [texts.map((text) => `'${text}'`), 'varchar'] as const
   const columns = {
     a: text,
@@ -25,6 +37,6 @@ it('the text of a row is that of no other row, whatever stands in its columns', 
   )
   connection.closeSync()
   instance.closeSync()
-  const rows = 11n * 4n * 11n * 4n * 11n
+  const rows = 12n * 12n * 4n * 4n * 12n
   expect(counted.getRows()).toEqual([[rows, rows]])
 })
