@@ -110,10 +110,10 @@ function writtenIn(state: SyncState, kept: readonly FileColumn[]): string {
 function linesOf({ folder }: SyncState, part: SnapshotFile | undefined, kept: readonly FileColumn[]): string {
   if (!part) return nothing
   const file = join(folder, part.file)
-  const same = new Map(kept.flatMap((one) => (one.file === file && one.same ? [[one.name, one.value]] : [])))
+  const alike = new Map(kept.flatMap((one) => (one.file === file ? [[one.name, one.same]] : [])))
   const selected = Object.entries(types).map(([name, type]) => {
-    const value = same.get(name)
-    return value === undefined ? name : `${value === null ? 'null' : literal(value)}::${type} as ${name}`
+    const same = alike.get(name)
+    return same === undefined ? name : `${same === null ? 'null' : literal(same)}::${type} as ${name}`
   })
   return `select ${selected.join()} from read_parquet(${literal(file)})`
 }
