@@ -250,7 +250,10 @@ async function inTurns(contestants) {
 }
 
 async function measure(file, ...values) {
-  const { stdout } = await promisify(execFile)(process.execPath, [at(file), ...values.map(String)])
+  const execute = promisify(execFile)
+  // or its commits would wait for what others have left to be written
+  if (process.platform !== 'win32') await execute('sync')
+  const { stdout } = await execute(process.execPath, [at(file), ...values.map(String)])
   return JSON.parse(stdout)
 }
 
