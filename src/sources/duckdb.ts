@@ -111,12 +111,7 @@ async function bulk(path: string | undefined, query: string, reading: BulkReadin
     )
     const parts = key.map((column) => keyText(columns[names.indexOf(column)]!.logical, `c${names.indexOf(column)}`))
     if (whole === undefined || parts.includes(undefined)) return undefined
-    const text = rowText(
-      inOrder(columns, actor).map((column) => {
-        const { name, logical } = column
-        return { name, text: stagedText(logical, places[columns.indexOf(column)]!) }
-      }),
-    )
+    const text = rowText(textsOf(columns))
     const renamed = `select ${names.map((name, index) => `${quoted(name)} as c${index}`).join()} from (\n${query}\n) as source`
     const all = fingerprinted(renamed, whole, version + JSON.stringify(shape))
     const keyed = `select ${parts.join(` || ',' || `)} as key, hi, lo, ${places.join()}`
@@ -194,9 +189,9 @@ async function* encodable(
   reading: Reading,
 ): AsyncGenerator<readonly AnyRow[] | Encodable> {
   const columns = await columnsOf(connection, query)
-  const ordered = inOrder(columns, actor)
-  const names = ordered.map(({ name }) => name)
-  const values = ordered.map((column) => stagedText(column.logical, `c${columns.indexOf(column)}`))
+  const texts = textsOf(columns)
+  const names = texts.map(({ name }) => name)
+  const values = texts.map(({ text }) => text)
   if (values.includes(undefined)) return yield* chunks(connection, query, reading)
   describe(columns, reading)
   const renamed = `(\n${query}\n) as source (${columns.map((_, index) => `c${index}`).join()})`
@@ -209,6 +204,14 @@ async function* encodable(
     }
   }
   yield* chunksOf(connection, result, reader, () => brokenOff(connection, query))
+}
+
+/** What DuckDB writes of the columns, which are `c0` and so on, in the order of an object's; `undefined` where it cannot. */
+function textsOf(columns: Columns): { readonly name: string; readonly text: string | undefined }[] {
+  return inOrder(columns, actor).map((column) => {
+    const { name, logical } = column
+    return { name, text: stagedText(logical, `c${columns.indexOf(column)}`) }
+  })
 }
 
 type Columns = readonly (Converter & { readonly name: string; readonly logical: DuckDBLogicalType })[]

@@ -254,6 +254,9 @@ describe('values', () => {
       }),
     )
     expect(rows).toHaveLength(10_015)
+    const wide = `(hash(n) % 36893488147419)::bigint::hugeint - 18446744073709`
+    const huge = await readAll(duckdb({ query: `select (${wide}) * (${wide}) * n as huge from range(5000) r(n)` }))
+    expect(huge.rows).toHaveLength(5_000)
   })
 
   it('are whole texts, short and long, of any script, between nulls, across chunks', async () => {
